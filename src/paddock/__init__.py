@@ -1,0 +1,3 @@
+"""Paddock turns Linux machines into a cloud of KVM virtual machines."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,104 @@
+"""Errors, as a tree by what the caller can do about them.
+
+Each carries what a person needs: what was tried, what came back, and a hint what to do. Errors cross
+process borders as `code`, `message`, `hint` and `field`; `from_wire` makes the same class again.
+"""
+
+from typing import ClassVar
+
+
+class PaddockError(Exception):
+    """Anything that we report to a person. `str()` is one sentence without a full stop."""
+
+    code: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str, *, hint: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.field = field
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class Invalid(PaddockError):
+    """The request is wrong; it will be as wrong the next time. Names the field."""
+
+    code = "invalid_input"
+
+
+class NotFound(PaddockError):
+    """There is no such thing (or none that the caller may know of)."""
+
+    code = "not_found"
+
+
+class Conflict(PaddockError):
+    """The thing is in a state that does not allow this; the caller can change that."""
+
+    code = "conflict"
+
+
+class Refused(PaddockError):
+    """This host or node can't do this, and will not be able to until somebody changes it."""
+
+    code = "refused"
+
+
+class DiskFull(Refused):
+    """No room on the file system that was written to."""
+
+    code = "disk_full"
+
+
+class PortTaken(PaddockError):
+    """The forwarded port is in use by somebody else: take another."""
+
+    code = "port_taken"
+
+
+class StaleEpoch(PaddockError):
+    """A newer worker owns this machine: stop at once, change nothing."""
+
+    code = "stale_epoch"
+
+
+class Unavailable(PaddockError):
+    """It did not answer, or not in time; trying again may help."""
+
+    code = "unavailable"
+
+
+class CommandFailed(PaddockError):
+    """A program ended with another exit code than 0, or not in time."""
+
+    code = "command_failed"
+
+
+_BY_CODE: dict[str, type[PaddockError]] = {
+    cls.code: cls
+    for cls in (
+        PaddockError,
+        Invalid,
+        NotFound,
+        Conflict,
+        Refused,
+        DiskFull,
+        PortTaken,
+        StaleEpoch,
+        Unavailable,
+        CommandFailed,
+    )
+}
+
+
+def to_wire(error: PaddockError) -> dict[str, str]:
+    """The error as a JSON object of strings."""
+    return {"code": error.code, "message": error.message, "hint": error.hint, "field": error.field}
+
+
+def from_wire(wire: dict[str, str]) -> PaddockError:
+    """The error that `to_wire` described; one of an unknown code becomes a plain PaddockError."""
+    cls = _BY_CODE.get(wire.get("code", ""), PaddockError)
+    return cls(wire.get("message", "unknown error"), hint=wire.get("hint", ""), field=wire.get("field", ""))

@@ -1,0 +1,178 @@
+"""Where things are and what was chosen: the state directory's layout, and `paddock.toml` in it."""
+
+import os
+import tomllib
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from paddock.base.errors import Invalid
+
+STATE_ENV = "PADDOCK_STATE_DIR"
+DATABASE_ENV = "PADDOCK_DATABASE_URL"
+
+
+@dataclass(frozen=True)
+class StateDir:
+    """The layout of a state directory. Paths only: `service/state.py` makes, checks and locks it."""
+
+    root: Path
+
+    @property
+    def marker(self) -> Path:
+        """That it is ours, and of which version."""
+        return self.root / "paddock-state.json"
+
+    @property
+    def config(self) -> Path:
+        return self.root / "paddock.toml"
+
+    @property
+    def lock(self) -> Path:
+        """Flock: one supervisor per state directory."""
+        return self.root / "lock"
+
+    @property
+    def run(self) -> Path:
+        """Sockets, pids, urls: only of use while it runs."""
+        return self.root / "run"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "db"
+
+    @property
+    def images(self) -> Path:
+        """The cloud's images: <sha256>/manifest.json, disk, ...."""
+        return self.root / "images"
+
+    @property
+    def uploads(self) -> Path:
+        return self.root / "uploads"
+
+    @property
+    def nodes(self) -> Path:
+        """<name>/ of each local node, unless it says where."""
+        return self.root / "nodes"
+
+    @property
+    def token(self) -> Path:
+        """Of the default project, 0600."""
+        return self.root / "token"
+
+    @property
+    def secret_key(self) -> Path:
+        return self.root / "secret-key"
+
+    @property
+    def database_url(self) -> Path:
+        return self.run / "database-url"
+
+    @property
+    def api_url(self) -> Path:
+        return self.run / "api-url"
+
+    def agent_socket(self, node: str) -> Path:
+        """Where the agent of a local node listens."""
+        return self.run / f"agent-{node}.sock"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ApiSettings(_Section):
+    """`[api]`"""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 7480
+
+
+class DatabaseSettings(_Section):
+    """`[database]`: empty means the embedded one."""
+
+    url: Annotated[str, Field(pattern=r"^(postgres(ql)?://.*)?$")] = ""
+
+
+class PlacementSettings(_Section):
+    """`[placement]`"""
+
+    strategy: Literal["round-robin", "free-room"] = "round-robin"
+
+
+class NodeSettings(_Section):
+    """`[[node]]`: a node on this host. Capacity left out is what the host has."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
+    driver: Literal["qemu", "fake"] = "qemu"
+    state_dir: Path | None = None
+    first_id: Annotated[int, Field(ge=1)] = 1000
+    first_ssh_port: Annotated[int, Field(ge=1, le=65535)] = 2200
+    ssh_ports: Annotated[int, Field(ge=1, le=10000)] = 100
+    ssh_address: str = "127.0.0.1"
+    cpus: Annotated[int | None, Field(ge=1)] = None
+    memory_mib: Annotated[int | None, Field(ge=64)] = None
+    disk_gib: Annotated[int | None, Field(ge=1)] = None
+    cpu_overcommit: Annotated[float, Field(gt=0, le=64)] = 4.0
+    memory_overcommit: Annotated[float, Field(gt=0, le=16)] = 1.0
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+
+
+class Settings(_Section):
+    """All of `paddock.toml`; without the file, a cloud of one node."""
+
+    api: ApiSettings = ApiSettings()
+    database: DatabaseSettings = DatabaseSettings()
+    placement: PlacementSettings = PlacementSettings()
+    node: tuple[NodeSettings, ...] = (NodeSettings(name="n1"),)
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+
+    @model_validator(mode="after")
+    def _nodes_do_not_overlap(self) -> "Settings":
+        if len({n.name for n in self.node}) < len(self.node):
+            raise ValueError("two nodes have the same name")
+        ranges = sorted((n.first_ssh_port, n.first_ssh_port + n.ssh_ports, n.name) for n in self.node)
+        for (_, end, first), (start, _, second) in pairwise(ranges):
+            if start < end:
+                raise ValueError(f"the SSH ports of nodes {first} and {second} overlap")
+        return self
+
+
+def default_state_dir() -> Path:
+    """Where the state is unless told: `PADDOCK_STATE_DIR`, else /var/lib/paddock for root, else in the user's data."""
+    if chosen := os.environ.get(STATE_ENV):
+        return Path(chosen).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/paddock")
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+    return Path(data) / "paddock"
+
+
+def load(config: Path) -> Settings:
+    """Read `paddock.toml`. Raises Invalid naming the file and the key."""
+    try:
+        text = config.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Settings()
+    except (OSError, UnicodeDecodeError) as e:
+        raise Invalid(f"{config} can't be read: {e}") from e
+    return parse(text, str(config))
+
+
+def parse(text: str, name: str) -> Settings:
+    """The settings in a TOML text. Raises Invalid naming `name` and the key."""
+    try:
+        return Settings.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as e:
+        raise Invalid(f"{name} is not TOML: {e}") from e
+    except ValidationError as e:
+        first = e.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise Invalid(f"{name}: {key + ': ' if key else ''}{first['msg']}", field=key) from e

@@ -1,0 +1,76 @@
+"""What a machine shall be: the whole of it, as a node is given it and keeps it on its disk."""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+MAX_USER_DATA = 32 * 1024  # bytes: the limit that API clients know
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Hostname = Annotated[str, Field(pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?$")]
+
+
+class Frozen(BaseModel):
+    """Base of all that crosses between control plane and node. Unknown fields are ignored, so that a node
+    accepts the calls of the next version."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Disk(Frozen):
+    """A disk of a machine. The system disk is an overlay over an image; its size is never less than the image's."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "system"
+    size: Annotated[int, Field(gt=0, description="bytes")]
+    image: Sha256 | None = None
+
+
+class UserNetwork(Frozen):
+    """User-mode networking: no root needed; port 22 of the guest answers on `ssh_port` of the node."""
+
+    kind: Literal["user"] = "user"
+    mac: str
+    ssh_port: Annotated[int, Field(ge=1, le=65535)]
+    ssh_address: str = "127.0.0.1"
+
+
+class Seed(Frozen):
+    """What cloud-init (NoCloud) in the guest is told. `instance_id` stays for the machine's life."""
+
+    instance_id: str
+    hostname: Hostname
+    ssh_keys: tuple[str, ...] = ()
+    user_data: str = ""
+    password_hash: str = Field(default="", repr=False, description="crypt(3) hash of root's password; empty: locked")
+
+
+class Machine(Frozen):
+    """A machine. Asking a node for the same one twice changes nothing."""
+
+    spec_version: Literal[1] = 1
+    uuid: UUID
+    name: Hostname
+    cpus: Annotated[int, Field(ge=1, le=512)]
+    memory_mib: Annotated[int, Field(ge=32)]
+    machine_type: str = "pc-q35-7.2"
+    cpu_model: Literal["auto"] = "auto"  # auto: `host` under kvm, `max` under tcg
+    layout: Literal[1] = 1
+    image: Sha256
+    system_disk: Disk
+    network: UserNetwork
+    seed: Seed
+
+
+class Power(StrEnum):
+    """What can be asked of a machine's power. `on` when on and `off` when off change nothing."""
+
+    ON = "on"
+    ON_PAUSED = "on_paused"  # QEMU runs, the guest's CPUs do not: for benchmarks and warm images
+    OFF = "off"  # at once, like pulling the plug
+    SHUTDOWN = "shutdown"  # asks the guest by guest agent or ACPI button, and returns at once
+    REBOOT = "reboot"  # asks the guest, and returns at once
+    RESET = "reset"  # the reset button

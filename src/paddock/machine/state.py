@@ -1,0 +1,86 @@
+"""What is: a machine's state on its node, its readiness, and the node itself."""
+
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from paddock.machine.spec import Frozen
+
+
+class Phase(StrEnum):
+    """A machine as its host sees it."""
+
+    DEFINED = "defined"  # has a directory, never ran
+    RUNNING = "running"
+    PAUSED = "paused"
+    OFF = "off"  # ended as asked: by us or by the guest itself
+    CRASHED = "crashed"  # its process went away without being asked
+
+
+class Accelerator(StrEnum):
+    """Under what guests run."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class MachineState(Frozen):
+    """One machine on its node."""
+
+    uuid: UUID
+    phase: Phase
+    pid: int | None = None
+    accelerator: Accelerator | None = None
+    since: datetime | None = None
+    reason: str = ""  # why it is off or crashed, with the last words of its process
+    epoch: int = 0
+
+
+class Readiness(Frozen):
+    """Whether a running guest can be used, by whatever signals there are."""
+
+    ready: bool
+    by: tuple[str, ...] = ()  # of: ssh, agent, cloud-init, serial
+    waiting_for: str = ""  # empty when ready
+    last_words: str = ""  # the last lines of its serial console, when not ready
+
+
+class HostFacts(Frozen):
+    """A node as its own agent sees it. Memory in MiB, disk in bytes."""
+
+    version: str
+    hostname: str
+    cpus: int
+    memory_mib: int
+    memory_free_mib: int
+    disk: int
+    disk_free: int
+    accelerator: Accelerator
+    accelerator_reason: str
+    hypervisor: str  # "qemu 7.2.22" or "fake"
+    load: float = 0.0
+
+
+class Change(Frozen):
+    """Something happened to machines; only a hint to look. `cursor` is to be given to the next question."""
+
+    cursor: int
+    machines: tuple[MachineState, ...]  # all that the node has, as of now
+
+
+class Progress(Frozen):
+    """How far a copy is. `error` is empty unless it failed."""
+
+    done: bool
+    bytes_done: int = 0
+    bytes_total: int = 0
+    error: str = ""
+
+
+class GuestResult(Frozen):
+    """What a command in a guest left behind."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+    truncated: bool = False
