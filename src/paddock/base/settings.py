@@ -1,8 +1,6 @@
-"""Where things are and what was chosen: the state directory's layout, and `paddock.toml` in it."""
+"""What was chosen: `paddock.toml` in the state directory."""
 
-import os
 import tomllib
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,78 +8,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from paddock.base.errors import Invalid
-
-STATE_ENV = "PADDOCK_STATE_DIR"
-DATABASE_ENV = "PADDOCK_DATABASE_URL"
-
-
-@dataclass(frozen=True)
-class StateDir:
-    """The layout of a state directory. Paths only: `service/state.py` makes, checks and locks it."""
-
-    root: Path
-
-    @property
-    def marker(self) -> Path:
-        """That it is ours, and of which version."""
-        return self.root / "paddock-state.json"
-
-    @property
-    def config(self) -> Path:
-        return self.root / "paddock.toml"
-
-    @property
-    def lock(self) -> Path:
-        """Flock: one supervisor per state directory."""
-        return self.root / "lock"
-
-    @property
-    def run(self) -> Path:
-        """Sockets, pids, urls: only of use while it runs."""
-        return self.root / "run"
-
-    @property
-    def log(self) -> Path:
-        return self.root / "log"
-
-    @property
-    def database(self) -> Path:
-        return self.root / "db"
-
-    @property
-    def images(self) -> Path:
-        """The cloud's images: <sha256>/manifest.json, disk, ...."""
-        return self.root / "images"
-
-    @property
-    def uploads(self) -> Path:
-        return self.root / "uploads"
-
-    @property
-    def nodes(self) -> Path:
-        """<name>/ of each local node, unless it says where."""
-        return self.root / "nodes"
-
-    @property
-    def token(self) -> Path:
-        """Of the default project, 0600."""
-        return self.root / "token"
-
-    @property
-    def secret_key(self) -> Path:
-        return self.root / "secret-key"
-
-    @property
-    def database_url(self) -> Path:
-        return self.run / "database-url"
-
-    @property
-    def api_url(self) -> Path:
-        return self.run / "api-url"
-
-    def agent_socket(self, node: str) -> Path:
-        """Where the agent of a local node listens."""
-        return self.run / f"agent-{node}.sock"
+from paddock.base.statedir import DATABASE_ENV as DATABASE_ENV
+from paddock.base.statedir import STATE_ENV as STATE_ENV
+from paddock.base.statedir import StateDir as StateDir
+from paddock.base.statedir import default_state_dir as default_state_dir
 
 
 class _Section(BaseModel):
@@ -143,16 +73,6 @@ class Settings(_Section):
             if start < end:
                 raise ValueError(f"the SSH ports of nodes {first} and {second} overlap")
         return self
-
-
-def default_state_dir() -> Path:
-    """Where the state is unless told: `PADDOCK_STATE_DIR`, else /var/lib/paddock for root, else in the user's data."""
-    if chosen := os.environ.get(STATE_ENV):
-        return Path(chosen).absolute()
-    if os.geteuid() == 0:
-        return Path("/var/lib/paddock")
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
-    return Path(data) / "paddock"
 
 
 def load(config: Path) -> Settings:
