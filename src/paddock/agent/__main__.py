@@ -1,0 +1,120 @@
+"""`python -m paddock.agent`: serve this node's hypervisor on a unix socket until SIGTERM. Machines outlive it."""
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+from typing import cast
+
+from uvicorn.config import Config
+from uvicorn.server import Server
+
+from paddock import __version__
+from paddock.agent.app import Agent
+from paddock.agent.home import Home
+from paddock.agent.listen import listen
+from paddock.base import log as logs
+from paddock.base.errors import PaddockError
+from paddock.hypervisor.base import Hypervisor
+from paddock.hypervisor.fence import Fenced
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 0.8  # after SIGTERM, until we end even if a call is under way: all that is on disk is whole
+KEEP_ALIVE = 75  # seconds: longer than our client keeps a connection, so that it never sends into a closing one
+
+# A module is imported when its driver is chosen, so that a node pays for no other driver's memory.
+DRIVERS: dict[str, Callable[[Path, str], Hypervisor]] = {
+    "qemu": lambda root, accelerator: _driver("paddock.hypervisor.qemu.driver", "QemuHypervisor")(root, accelerator),
+    "fake": lambda root, _: _driver("paddock.hypervisor.fake", "FakeHypervisor")(root),
+}
+
+
+def _driver(module: str, name: str) -> Callable[..., Hypervisor]:
+    return cast("Callable[..., Hypervisor]", getattr(importlib.import_module(module), name))
+
+
+class AgentServer(Server):
+    """A uvicorn server that ends within STOP_SECONDS of the signal, whoever is still being served."""
+
+    def __init__(self, agent: Agent) -> None:
+        super().__init__(
+            Config(
+                agent.app, log_config=None, access_log=False, lifespan="on", loop="asyncio", http="h11",
+                ws="websockets-sansio", ws_max_size=1024 * 1024, ws_per_message_deflate=False, server_header=False,
+                date_header=False, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=1,
+            )
+        )  # fmt: skip
+        self._agent = agent
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            guard = threading.Timer(STOP_SECONDS, os._exit, (0,))
+            guard.daemon = True
+            guard.start()
+            if self._loop:
+                self._loop.call_soon_threadsafe(self._agent.stop)
+        super().handle_exit(sig, frame)
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Run until a signal. Raises Refused or Conflict when the directory or the socket can't be had."""
+    path = options.socket.absolute()
+    with ExitStack() as stack:
+        home = Home(options.state_dir.absolute(), options.name, options.driver)
+        stack.callback(home.close)
+        listener = listen(path)
+        stack.callback(path.unlink, missing_ok=True)
+        stack.callback(listener.close)
+        driver = DRIVERS[options.driver](home.root, options.accelerator)
+        hypervisor = Fenced(driver, home.fence)
+        stack.callback(hypervisor.close)
+        log.info("paddock %s: node %s, driver %s, listens on %s", __version__, options.name, options.driver, path)
+        _serve_on(AgentServer(Agent(hypervisor, getattr(driver, "inject", None))), listener)
+    log.info("stopped; machines go on")
+    return 0
+
+
+def _serve_on(server: AgentServer, listener: socket.socket) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # uvicorn raises the signal again when it is done
+    asyncio.run(server.serve(sockets=[listener]))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m paddock.agent", description=__doc__)
+    parser.add_argument("--name", required=True, help="name of the node")
+    parser.add_argument("--socket", type=Path, required=True, help="unix socket to listen on")
+    parser.add_argument("--state-dir", type=Path, required=True, help="directory of this node alone")
+    parser.add_argument("--driver", choices=sorted(DRIVERS), default="qemu")
+    parser.add_argument("--accelerator", choices=("auto", "kvm", "tcg"), default="auto")
+    return parser.parse_args()
+
+
+def main() -> int:
+    options = _options()
+    logs.setup(f"agent {options.name}")
+    logging.getLogger("uvicorn.error").setLevel("WARNING")
+    try:
+        return serve(options)
+    except PaddockError as e:
+        log.error("the node agent can't start: %s", e)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The agent's HTTP API: one route per call of the hypervisor's protocols, the same words on both sides."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+
+from paddock import __version__
+from paddock.agent.calls import Answer, Call, answered, bug, correlate, failure, no_route, success
+from paddock.agent.streams import Streams
+from paddock.agent.watch import Watch
+from paddock.base.errors import Invalid, PaddockError
+from paddock.hypervisor.base import Capabilities, Hypervisor
+from paddock.hypervisor.faults import FaultOrder
+from paddock.hypervisor.wire import MAX_POLL_SECONDS, ExecRequest, ImageRequest, Images, MachineList, PowerRequest
+from paddock.machine.spec import Disk, Machine
+from paddock.machine.state import Change, GuestResult, HostFacts, MachineState, Progress, Readiness
+
+THREADS = 40
+GUEST_THREADS = 40  # of their own: a command in a guest may take an hour
+LOG_BYTES = 64 * 1024
+MAX_LOG_BYTES = 4 * 1024 * 1024
+
+Inject = Callable[[FaultOrder], None]
+
+
+class Answers:
+    """Plain functions, one per route."""
+
+    def __init__(self, hypervisor: Hypervisor, inject: Inject | None) -> None:
+        self._machines, self._disks = hypervisor.machines, hypervisor.disks
+        self._guest, self._streams = hypervisor.guest, hypervisor.streams
+        self._inject = inject
+
+    def facts(self, _call: Call) -> HostFacts:
+        return self._machines.facts().model_copy(update={"version": __version__})
+
+    def capabilities(self, _call: Call) -> Capabilities:
+        return self._machines.capabilities()
+
+    def machines(self, _call: Call) -> MachineList:
+        return MachineList.model_construct(machines=self._machines.changes(0, 0).machines)
+
+    def state(self, call: Call) -> MachineState:
+        return self._machines.state(call.machine)
+
+    def ensure(self, call: Call) -> None:
+        machine = call.parsed(Machine)
+        if machine.uuid != call.machine:
+            raise Invalid(f"machine {machine.uuid} was sent to the address of {call.machine}", field="uuid")
+        self._machines.ensure(machine, call.epoch)
+
+    def remove(self, call: Call) -> None:
+        self._machines.remove(call.machine, call.epoch)
+
+    def power(self, call: Call) -> None:
+        self._machines.power(call.machine, call.parsed(PowerRequest).power, call.epoch)
+
+    def disk(self, call: Call) -> None:
+        self._disks.ensure_disk(call.machine, call.parsed(Disk), call.epoch)
+
+    def readiness(self, call: Call) -> Readiness:
+        return self._machines.readiness(call.machine)
+
+    def console_log(self, call: Call) -> str:
+        limit = min(max(call.whole_number("limit", LOG_BYTES), 0), MAX_LOG_BYTES)
+        return self._streams.console_log(call.machine, limit)
+
+    def guest_exec(self, call: Call) -> GuestResult:
+        asked = call.parsed(ExecRequest)
+        return self._guest.exec(call.machine, asked.argv, asked.stdin, asked.timeout)
+
+    def images(self, _call: Call) -> Images:
+        return Images(images=self._disks.images())
+
+    def ensure_image(self, call: Call) -> Progress:
+        asked, named = call.parsed(ImageRequest), call.request.path_params["sha256"]
+        if asked.manifest.sha256 != named:
+            text = f"the manifest of image {asked.manifest.name} has the sha256 {asked.manifest.sha256}, not {named}"
+            raise Invalid(text, field="manifest")
+        return self._disks.ensure_image(asked.manifest, asked.source)
+
+    def remove_image(self, call: Call) -> None:
+        self._disks.remove_image(call.request.path_params["sha256"])
+
+    def faults(self, call: Call) -> None:
+        assert self._inject
+        self._inject(call.parsed(FaultOrder))
+
+    def changes_now(self, cursor: int) -> Change:
+        return self._machines.changes(cursor, 0)
+
+
+class Agent:
+    """The application, and what must be told when it stops. `inject` is the fake's door for faults."""
+
+    def __init__(self, hypervisor: Hypervisor, inject: Inject | None = None) -> None:
+        self._hypervisor = hypervisor
+        self._answers = Answers(hypervisor, inject)
+        self._calls = CapacityLimiter(THREADS)
+        self._guest_calls = CapacityLimiter(GUEST_THREADS)
+        self._streams = Streams()
+        self._watch: Watch | None = None
+        routes = [*self._routes(), *self._stream_routes()]
+        if inject:
+            routes.append(self._route("POST", "/v1/faults", self._answers.faults, "faults"))
+        handlers = {404: no_route, 405: no_route, Exception: bug}
+        self.app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+
+    def stop(self) -> None:
+        """Let go of everybody who waits. To be called in the event loop's thread."""
+        self._streams.stop()
+        if self._watch:
+            self._watch.stop()
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
+        self._watch = Watch(self._hypervisor.machines)
+        yield
+        self.stop()
+
+    def _route(self, method: str, path: str, function: Answer, change: str = "") -> Route:
+        limiter = self._guest_calls if path.endswith("/guest/exec") else self._calls
+        return Route(path, answered(function, limiter, change), methods=[method])
+
+    def _routes(self) -> list[BaseRoute]:
+        a, route, machine, image = self._answers, self._route, "/v1/machines/{uuid:uuid}", "/v1/images/{sha256}"
+        return [
+            route("GET", "/v1/facts", a.facts),
+            route("GET", "/v1/capabilities", a.capabilities),
+            Route("/v1/changes", self._changes, methods=["GET"]),
+            route("GET", "/v1/machines", a.machines),
+            route("GET", machine, a.state),
+            route("PUT", machine, a.ensure, "ensure"),
+            route("DELETE", machine, a.remove, "remove"),
+            route("POST", machine + "/power", a.power, "power"),
+            route("PUT", machine + "/disks", a.disk, "ensure_disk"),
+            route("GET", machine + "/readiness", a.readiness),
+            route("GET", machine + "/console_log", a.console_log),
+            route("POST", machine + "/guest/exec", a.guest_exec, "exec"),
+            route("GET", "/v1/images", a.images),
+            route("PUT", image, a.ensure_image),
+            route("DELETE", image, a.remove_image, "remove_image"),
+        ]
+
+    def _stream_routes(self) -> list[BaseRoute]:
+        source, machine = self._hypervisor.streams, "/v1/machines/{uuid:uuid}"
+        return [
+            WebSocketRoute(machine + "/console", self._streams.endpoint(source.console, "console")),
+            WebSocketRoute(machine + "/vnc", self._streams.endpoint(source.vnc, "screen")),
+        ]
+
+    async def _changes(self, request: Request) -> Response:
+        """Long poll: waits in the event loop, and takes a thread only to list."""
+        correlate(request)
+        assert self._watch
+        try:
+            call = Call(request)
+            cursor, timeout = call.whole_number("cursor", 0), call.seconds("timeout", 0, MAX_POLL_SECONDS)
+            change = await self._listed(cursor)
+            if change.cursor == cursor and timeout:
+                await self._watch.passed(cursor, timeout)
+                change = await self._listed(cursor)
+        except PaddockError as e:
+            return failure(e)
+        return await to_thread.run_sync(success, change, limiter=self._calls)
+
+    async def _listed(self, cursor: int) -> Change:
+        return await to_thread.run_sync(self._answers.changes_now, cursor, limiter=self._calls)

@@ -1,0 +1,79 @@
+"""Where the fake hypervisor keeps its machines: a small file each, so that they outlive its process."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+from paddock.base import clock
+from paddock.hypervisor.files import write_atomically
+from paddock.machine.image import ImageManifest
+from paddock.machine.spec import Disk, Frozen, Machine
+from paddock.machine.state import Accelerator, MachineState, Phase
+
+
+class Saved(Frozen):
+    """All that is kept of a machine. One without a `machine` has disks and is not yet defined."""
+
+    uuid: UUID
+    machine: Machine | None = None
+    disks: dict[str, Disk] = {}
+    phase: Phase = Phase.DEFINED
+    since: datetime | None = None
+    reason: str = ""
+
+    @property
+    def endpoint(self) -> str:
+        """Where its SSH port is forwarded from."""
+        return f"{self.machine.network.ssh_address}:{self.machine.network.ssh_port}" if self.machine else ""
+
+    def age(self) -> float:
+        """Seconds since its phase changed."""
+        return (clock.now() - self.since).total_seconds() if self.since else 0.0
+
+    def state(self) -> MachineState:
+        runs = self.phase in (Phase.RUNNING, Phase.PAUSED)
+        accelerator = Accelerator.TCG if runs else None
+        return MachineState.model_construct(
+            uuid=self.uuid, phase=self.phase, pid=None, accelerator=accelerator, since=self.since, reason=self.reason,
+            epoch=0,
+        )  # fmt: skip
+
+
+class Store:
+    """Machines and images in a directory, or nowhere."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._machines = directory / "machines" if directory else None
+        self._images = directory / "images" if directory else None
+        for made in (self._machines, self._images):
+            if made:
+                made.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def machines(self) -> Iterator[Saved]:
+        for path in _files(self._machines):
+            yield Saved.model_validate_json(path.read_bytes())
+
+    def images(self) -> Iterator[ImageManifest]:
+        for path in _files(self._images):
+            yield ImageManifest.model_validate_json(path.read_bytes())
+
+    def save(self, saved: Saved) -> None:
+        if self._machines:
+            write_atomically(self._machines / f"{saved.uuid}.json", saved.model_dump_json())
+
+    def forget(self, machine: UUID) -> None:
+        if self._machines:
+            (self._machines / f"{machine}.json").unlink(missing_ok=True)
+
+    def save_image(self, manifest: ImageManifest) -> None:
+        if self._images:
+            write_atomically(self._images / f"{manifest.sha256}.json", manifest.model_dump_json())
+
+    def forget_image(self, image: str) -> None:
+        if self._images:
+            (self._images / f"{image}.json").unlink(missing_ok=True)
+
+
+def _files(directory: Path | None) -> list[Path]:
+    return sorted(directory.glob("[0-9a-f]*.json")) if directory else []

@@ -1,0 +1,92 @@
+"""What the fake hypervisor can be told to do wrong, so that everything above it can be tried against it."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from paddock.base import clock
+from paddock.base.errors import from_wire
+from paddock.machine.spec import Frozen
+
+Operation = Literal[
+    "facts", "ensure", "power", "remove", "state", "changes", "readiness", "ensure_image", "images", "remove_image",
+    "ensure_disk", "exec", "console", "vnc", "console_log",
+]  # fmt: skip
+
+
+class Failure(Frozen):
+    """The next `times` calls of an operation fail."""
+
+    operation: Operation
+    code: str = "unavailable"  # of paddock.base.errors
+    message: str = "failed on demand"
+    times: Annotated[int, Field(ge=1)] = 1
+    machine: UUID | None = None  # only calls about this one
+    after: bool = False  # the call has its effect, and only its answer is lost
+
+
+class FaultOrder(Frozen):
+    """What shall go wrong from now on; what is left out stays as it is."""
+
+    clear: bool = False  # first forget all earlier orders
+    fail: tuple[Failure, ...] = ()
+    delay: Annotated[float | None, Field(ge=0, description="seconds that every call takes longer")] = None
+    crash: tuple[UUID, ...] = ()  # these machines' processes die now
+    never_ready: bool | None = None
+    guest_agent_hangs: bool | None = None
+    shutdown_ignored: bool | None = None
+
+
+class Faults:
+    """The orders in force. Thread-safe."""
+
+    def __init__(self, delay: float) -> None:
+        self._lock = threading.Lock()
+        self._usual_delay = delay
+        self._clear()
+
+    def _clear(self) -> None:
+        self._left: list[tuple[Failure, int]] = []
+        self.delay = self._usual_delay
+        self.never_ready = False
+        self.guest_agent_hangs = False
+        self.shutdown_ignored = False
+
+    def take(self, order: FaultOrder) -> None:
+        """Add an order to those in force (all of it but `crash`)."""
+        with self._lock:
+            if order.clear:
+                self._clear()
+            self._left += [(failure, failure.times) for failure in order.fail]
+            for name in ("delay", "never_ready", "guest_agent_hangs", "shutdown_ignored"):
+                if (value := getattr(order, name)) is not None:
+                    setattr(self, name, value)
+
+    @contextmanager
+    def around(self, operation: Operation, machine: UUID | None = None) -> Iterator[None]:
+        """Wrap an operation: slow it down, and make it fail before or after its effect, as ordered."""
+        if self.delay:
+            clock.sleep(self.delay)
+        if self._left:
+            self._raise_due(operation, machine, after=False)
+        yield
+        if self._left:
+            self._raise_due(operation, machine, after=True)
+
+    def _raise_due(self, operation: Operation, machine: UUID | None, *, after: bool) -> None:
+        with self._lock:
+            failure = self._due(operation, machine, after)
+        if failure:
+            raise from_wire({"code": failure.code, "message": f"{operation}: {failure.message}"})
+
+    def _due(self, operation: Operation, machine: UUID | None, after: bool) -> Failure | None:
+        for index, (failure, left) in enumerate(self._left):
+            concerned = failure.machine is None or failure.machine == machine
+            if failure.operation == operation and failure.after == after and concerned:
+                self._left[index : index + 1] = [(failure, left - 1)] if left > 1 else []
+                return failure
+        return None

@@ -1,0 +1,233 @@
+"""The fence in front of every driver: changes of a machine run one at a time, and never after a newer owner's.
+
+The highest epoch seen, and whether the machine was removed, is kept in `<directory>/<uuid>.json`, so that a delayed
+call of a worker that was replaced changes nothing, even after a restart of this process.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from paddock.base import clock
+from paddock.base.errors import Invalid, NotFound, StaleEpoch, Unavailable
+from paddock.hypervisor.base import Capabilities, Disks, Guest, Hypervisor, Machines, Streams
+from paddock.hypervisor.files import write_atomically
+from paddock.machine.image import ImageManifest
+from paddock.machine.spec import Disk, Frozen, Machine, Power
+from paddock.machine.state import Change, HostFacts, MachineState, Progress, Readiness
+
+log = logging.getLogger(__name__)
+
+TOMBSTONE_LIFE = timedelta(days=30)
+PRUNE_EVERY = 24 * 3600.0  # seconds
+LOCK_WAIT = 10.0  # seconds: as long as a caller waits for a node's answer
+
+
+class Record(Frozen):
+    """What is remembered of a machine."""
+
+    epoch: int = 0
+    removed: datetime | None = None
+
+
+class Gate:
+    """Lets changes of a machine through, one at a time, in the order of their epochs."""
+
+    def __init__(self, directory: Path | None, lock_wait: float = LOCK_WAIT) -> None:
+        self._directory = directory
+        self._lock_wait = lock_wait
+        self._locks: dict[UUID, threading.Lock] = {}
+        self._records: dict[UUID, Record] = {}
+        if directory:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def record(self, machine: UUID) -> Record:
+        """What is remembered of a machine, which may be nothing."""
+        known = self._records.get(machine)
+        if known is None:
+            known = self._records[machine] = self._load(machine)
+        return known
+
+    @contextmanager
+    def change(self, machine: UUID, epoch: int, *, removal: bool = False) -> Iterator[None]:
+        """Around a change. Raises StaleEpoch, and Unavailable when another change takes too long."""
+        if epoch < 0:
+            raise Invalid(f"epoch {epoch} is negative", field="epoch")
+        with self._locked(machine):
+            self._admit(machine, epoch, removal)
+            yield
+
+    @contextmanager
+    def _locked(self, machine: UUID) -> Iterator[None]:
+        lock = self._locks.setdefault(machine, threading.Lock())
+        if not lock.acquire(timeout=self._lock_wait):
+            waited = f"another change of machine {machine} did not end within {self._lock_wait:g} s"
+            raise Unavailable(waited, hint="try again; if it lasts, look at the node agent's log")
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _admit(self, machine: UUID, epoch: int, removal: bool) -> None:
+        known = self.record(machine)
+        if epoch < known.epoch:
+            raise StaleEpoch(f"epoch {epoch} is older than {known.epoch}, which machine {machine} has already seen")
+        if known.removed and not removal:
+            raise StaleEpoch(f"machine {machine} was removed in epoch {known.epoch}; epoch {epoch} can't bring it back")
+        if removal and not known.removed:
+            # Before the removal begins: one that is cut off half-way can only be finished.
+            self._save(machine, Record(epoch=epoch, removed=clock.now()))
+        elif epoch > known.epoch:
+            self._save(machine, known.model_copy(update={"epoch": epoch}))
+
+    def _save(self, machine: UUID, record: Record) -> None:
+        if self._directory:
+            # A power cut ends every call under way, so only tombstones must survive one.
+            path = self._directory / f"{machine}.json"
+            write_atomically(path, record.model_dump_json(), sync=record.removed is not None)
+        self._records[machine] = record
+
+    def _load(self, machine: UUID) -> Record:
+        if self._directory is None:
+            return Record()
+        path = self._directory / f"{machine}.json"
+        try:
+            return Record.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return Record()
+        except ValidationError:
+            log.warning("%s is damaged (a power cut?): the next call's epoch is taken for the newest", path)
+            return Record()
+
+    def old_tombstones(self) -> list[UUID]:
+        """Machines that were removed longer ago than any call can be delayed."""
+        before = clock.now() - TOMBSTONE_LIFE
+        paths = self._directory.glob("[0-9a-f]*.json") if self._directory else ()
+        aged = [UUID(p.stem) for p in paths if p.stat().st_mtime < before.timestamp()]
+        return [u for u in aged if (removed := self.record(u).removed) and removed < before]
+
+    def forget(self, machine: UUID) -> None:
+        """Drop what is remembered of a machine."""
+        with self._locked(machine):
+            self._records.pop(machine, None)
+            if self._directory:
+                (self._directory / f"{machine}.json").unlink(missing_ok=True)
+
+
+class Fenced:
+    """A hypervisor behind its fence. Without a directory it forgets with the process."""
+
+    def __init__(self, hypervisor: Hypervisor, directory: Path | None, lock_wait: float = LOCK_WAIT) -> None:
+        self._inner = hypervisor
+        self._gate = Gate(directory, lock_wait)
+        self._machines = FencedMachines(hypervisor.machines, self._gate)
+        self._disks = FencedDisks(hypervisor.disks, self._gate)
+
+    @property
+    def machines(self) -> Machines:
+        return self._machines
+
+    @property
+    def disks(self) -> Disks:
+        return self._disks
+
+    @property
+    def guest(self) -> Guest:
+        return self._inner.guest
+
+    @property
+    def streams(self) -> Streams:
+        return self._inner.streams
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class FencedMachines:
+    """Machines whose changes pass the gate, and whose states tell the epoch."""
+
+    def __init__(self, inner: Machines, gate: Gate) -> None:
+        self._inner = inner
+        self._gate = gate
+        self._told: dict[UUID, tuple[MachineState, MachineState]] = {}
+        self._pruned = clock.monotonic()
+        self._prune()
+
+    def capabilities(self) -> Capabilities:
+        return self._inner.capabilities()
+
+    def facts(self) -> HostFacts:
+        return self._inner.facts()
+
+    def ensure(self, machine: Machine, epoch: int) -> None:
+        with self._gate.change(machine.uuid, epoch):
+            self._inner.ensure(machine, epoch)
+
+    def power(self, machine: UUID, power: Power, epoch: int) -> None:
+        with self._gate.change(machine, epoch):
+            self._inner.power(machine, power, epoch)
+
+    def remove(self, machine: UUID, epoch: int) -> None:
+        with self._gate.change(machine, epoch, removal=True):
+            self._inner.remove(machine, epoch)
+        if clock.monotonic() - self._pruned > PRUNE_EVERY:
+            self._prune()
+
+    def state(self, machine: UUID) -> MachineState:
+        return self._with_epoch(self._inner.state(machine))
+
+    def changes(self, cursor: int, timeout: float) -> Change:
+        change = self._inner.changes(cursor, timeout)
+        states = tuple(self._remembered(s) for s in change.machines)
+        if len(self._told) > 2 * len(states) + 100:
+            self._told.clear()
+        return Change.model_construct(cursor=change.cursor, machines=states)
+
+    def readiness(self, machine: UUID) -> Readiness:
+        return self._inner.readiness(machine)
+
+    def _with_epoch(self, state: MachineState) -> MachineState:
+        return state.model_copy(update={"epoch": self._gate.record(state.uuid).epoch})
+
+    def _remembered(self, state: MachineState) -> MachineState:
+        """The same as the last time while nothing changed: there may be ten thousand of them."""
+        before, told = self._told.get(state.uuid, (None, None))
+        if told is None or before is not state or told.epoch != self._gate.record(state.uuid).epoch:
+            told = self._with_epoch(state)
+            self._told[state.uuid] = (state, told)
+        return told
+
+    def _prune(self) -> None:
+        self._pruned = clock.monotonic()
+        for machine in self._gate.old_tombstones():
+            try:
+                self._inner.state(machine)
+            except NotFound:
+                self._gate.forget(machine)
+
+
+class FencedDisks:
+    """Disks whose changes pass the gate. Images belong to no machine."""
+
+    def __init__(self, inner: Disks, gate: Gate) -> None:
+        self._inner = inner
+        self._gate = gate
+
+    def ensure_image(self, manifest: ImageManifest, source: str) -> Progress:
+        return self._inner.ensure_image(manifest, source)
+
+    def images(self) -> tuple[str, ...]:
+        return self._inner.images()
+
+    def remove_image(self, image: str) -> None:
+        self._inner.remove_image(image)
+
+    def ensure_disk(self, machine: UUID, disk: Disk, epoch: int) -> None:
+        with self._gate.change(machine, epoch):
+            self._inner.ensure_disk(machine, disk, epoch)

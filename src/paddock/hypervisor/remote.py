@@ -1,0 +1,253 @@
+"""A hypervisor on the other side of a unix socket: the same protocols, spoken over HTTP to a node agent.
+
+Errors come back as the classes they were raised as; an agent that can't be reached is Unavailable.
+"""
+
+import json
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from uuid import UUID
+
+import anyio
+import httpx
+from anyio.abc import ByteStream
+from pydantic import BaseModel
+from websockets.asyncio.client import ClientConnection, unix_connect
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidStatus, WebSocketException
+
+from paddock.base.errors import Invalid, PaddockError, Unavailable, from_wire
+from paddock.base.log import correlation_id
+from paddock.hypervisor.base import Capabilities
+from paddock.hypervisor.faults import FaultOrder
+from paddock.hypervisor.wire import CORRELATION_HEADER, EPOCH, ExecRequest, ImageRequest, Images, PowerRequest
+from paddock.machine.image import ImageManifest
+from paddock.machine.spec import Disk, Machine, Power
+from paddock.machine.state import Change, GuestResult, HostFacts, MachineState, Progress, Readiness
+
+Model = TypeVar("Model", bound=BaseModel)
+
+SCHEME = "unix://"
+GRACE = 10.0  # seconds beyond what the agent was given to wait itself
+MAX_CONNECTIONS = 100
+MAX_FRAME = 1024 * 1024  # bytes
+
+
+class RemoteHypervisor:
+    """A node behind its agent at `unix:///path/of.sock`. `timeout` is in seconds. Thread-safe."""
+
+    def __init__(self, url: str, timeout: float = 10.0) -> None:
+        self._link = Link(url, timeout)
+        self.machines = RemoteMachines(self._link)
+        self.disks = RemoteDisks(self._link)
+        self.guest = RemoteGuest(self._link)
+        self.streams = RemoteStreams(self._link)
+
+    def inject(self, order: FaultOrder) -> None:
+        """Make a fake node do wrong. Raises NotFound at any other node."""
+        self._link.send("POST", "/v1/faults", order)
+
+    def close(self) -> None:
+        self._link.close()
+
+
+class Link:
+    """A kept pool of connections to one agent."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        if not url.startswith(SCHEME + "/"):
+            raise Invalid(f"{url!r} is not the address of a node agent", hint="it begins with unix:///", field="url")
+        self.url = url
+        self.path = url.removeprefix(SCHEME)
+        self.timeout = timeout
+        limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=20, keepalive_expiry=30)
+        transport = httpx.HTTPTransport(uds=self.path, limits=limits)
+        self._client = httpx.Client(transport=transport, base_url="http://node", timeout=timeout, trust_env=False)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def get(self, model: type[Model], path: str, params: dict[str, Any] | None = None, wait: float = 0) -> Model:
+        """Ask for something. `wait` is how long the agent itself may take, in seconds."""
+        return self._parsed(model, self._request("GET", path, params, None, wait))
+
+    def ask(self, model: type[Model], method: str, path: str, body: BaseModel, wait: float = 0) -> Model:
+        """Send something and read the answer."""
+        return self._parsed(model, self._request(method, path, None, body, wait))
+
+    def send(self, method: str, path: str, body: BaseModel | None = None, epoch: int | None = None) -> None:
+        """Send something that has no answer but success."""
+        self._request(method, path, None if epoch is None else {EPOCH: epoch}, body, 0)
+
+    def text(self, path: str, params: dict[str, Any]) -> str:
+        return self._request("GET", path, params, None, 0).text
+
+    def _request(
+        self, method: str, path: str, params: dict[str, Any] | None, body: BaseModel | None, wait: float
+    ) -> httpx.Response:
+        headers = {CORRELATION_HEADER: correlation_id.get()}
+        content = None if body is None else body.model_dump_json()
+        timeout = httpx.Timeout(self.timeout, read=wait + GRACE if wait else self.timeout)
+        try:
+            response = self._client.request(
+                method, path, params=params, content=content, headers=headers, timeout=timeout
+            )
+        except (httpx.HTTPError, RuntimeError) as e:
+            raise self.unavailable(e) from e
+        if response.is_error:
+            raise self.error(response.status_code, response.content)
+        return response
+
+    def _parsed(self, model: type[Model], response: httpx.Response) -> Model:
+        try:
+            return model.model_validate_json(response.content)
+        except ValueError as e:
+            raise Unavailable(f"node agent at {self.url} answered what is no {model.__name__}: {e}") from e
+
+    def unavailable(self, cause: Exception) -> Unavailable:
+        said = "it did not answer in time" if isinstance(cause, httpx.TimeoutException | TimeoutError) else str(cause)
+        text = f"node agent at {self.url} can't be reached: {said or type(cause).__name__}"
+        return Unavailable(text, hint="`paddock status` tells whether it runs")
+
+    def error(self, status: int, body: bytes) -> PaddockError:
+        """The error that an answer tells of."""
+        try:
+            return from_wire(json.loads(body)["error"])
+        except (ValueError, KeyError, TypeError):
+            return Unavailable(f"node agent at {self.url} answered {status}: {body[:200].decode(errors='replace')}")
+
+    @asynccontextmanager
+    async def _explained(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except InvalidStatus as e:
+            raise self.error(e.response.status_code, bytes(e.response.body or b"")) from e
+        except (OSError, WebSocketException) as e:
+            raise self.unavailable(e) from e
+
+    async def stream(self, path: str) -> ByteStream:
+        """Open a WebSocket as a stream of bytes."""
+        async with self._explained():
+            connection = await unix_connect(
+                self.path, f"ws://node{path}", max_size=MAX_FRAME, compression=None, open_timeout=self.timeout,
+                close_timeout=1, additional_headers={CORRELATION_HEADER: correlation_id.get()}, proxy=None,
+            )  # fmt: skip
+        return WebSocketStream(connection)
+
+
+class WebSocketStream(ByteStream):
+    """A WebSocket of binary frames as a stream of bytes."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._rest = b""
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        try:
+            data = self._rest or await self._connection.recv(decode=False)
+        except ConnectionClosedOK as e:
+            raise anyio.EndOfStream from e
+        except ConnectionClosed as e:
+            raise anyio.BrokenResourceError(e.rcvd.reason if e.rcvd else "the connection broke") from e
+        self._rest = data[max_bytes:]
+        return data[:max_bytes]
+
+    async def send(self, item: bytes) -> None:
+        try:
+            await self._connection.send(item)
+        except ConnectionClosed as e:
+            raise anyio.BrokenResourceError from e
+
+    async def send_eof(self) -> None:
+        """Neither a serial line nor a screen has an end of file."""
+
+    async def aclose(self) -> None:
+        await self._connection.close()
+
+
+def _of(machine: UUID, what: str = "") -> str:
+    return f"/v1/machines/{machine}{what}"
+
+
+class RemoteMachines:
+    """See `paddock.hypervisor.base.Machines`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._lock = threading.Lock()
+        self._capabilities: Capabilities | None = None
+
+    def capabilities(self) -> Capabilities:
+        with self._lock:
+            if self._capabilities is None:
+                self._capabilities = self._link.get(Capabilities, "/v1/capabilities")
+            return self._capabilities
+
+    def facts(self) -> HostFacts:
+        return self._link.get(HostFacts, "/v1/facts")
+
+    def ensure(self, machine: Machine, epoch: int) -> None:
+        self._link.send("PUT", _of(machine.uuid), machine, epoch)
+
+    def power(self, machine: UUID, power: Power, epoch: int) -> None:
+        self._link.send("POST", _of(machine, "/power"), PowerRequest(power=power), epoch)
+
+    def remove(self, machine: UUID, epoch: int) -> None:
+        self._link.send("DELETE", _of(machine), None, epoch)
+
+    def state(self, machine: UUID) -> MachineState:
+        return self._link.get(MachineState, _of(machine))
+
+    def changes(self, cursor: int, timeout: float) -> Change:
+        return self._link.get(Change, "/v1/changes", {"cursor": cursor, "timeout": timeout}, wait=max(timeout, 0.1))
+
+    def readiness(self, machine: UUID) -> Readiness:
+        return self._link.get(Readiness, _of(machine, "/readiness"))
+
+
+class RemoteDisks:
+    """See `paddock.hypervisor.base.Disks`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def ensure_image(self, manifest: ImageManifest, source: str) -> Progress:
+        body = ImageRequest(manifest=manifest, source=source)
+        return self._link.ask(Progress, "PUT", f"/v1/images/{manifest.sha256}", body)
+
+    def images(self) -> tuple[str, ...]:
+        return self._link.get(Images, "/v1/images").images
+
+    def remove_image(self, image: str) -> None:
+        self._link.send("DELETE", f"/v1/images/{image}")
+
+    def ensure_disk(self, machine: UUID, disk: Disk, epoch: int) -> None:
+        self._link.send("PUT", _of(machine, "/disks"), disk, epoch)
+
+
+class RemoteGuest:
+    """See `paddock.hypervisor.base.Guest`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def exec(self, machine: UUID, argv: tuple[str, ...], stdin: str, timeout: float) -> GuestResult:
+        body = ExecRequest(argv=argv, stdin=stdin, timeout=timeout)
+        return self._link.ask(GuestResult, "POST", _of(machine, "/guest/exec"), body, wait=timeout)
+
+
+class RemoteStreams:
+    """See `paddock.hypervisor.base.Streams`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    async def console(self, machine: UUID) -> ByteStream:
+        return await self._link.stream(_of(machine, "/console"))
+
+    async def vnc(self, machine: UUID) -> ByteStream:
+        return await self._link.stream(_of(machine, "/vnc"))
+
+    def console_log(self, machine: UUID, limit: int) -> str:
+        return self._link.text(_of(machine, "/console_log"), {"limit": limit})
