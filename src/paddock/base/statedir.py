@@ -1,4 +1,4 @@
-"""The state directory: where it is, and what lies where in it. Paths only: `service/state.py` makes, checks and locks it.
+"""The state directory: where it is, and what lies where in it. `service/state.py` makes, checks and locks it.
 
 Apart from `settings`, since the supervisor needs the paths and must stay small: it imports no pydantic.
 """
