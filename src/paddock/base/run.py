@@ -7,10 +7,12 @@ import errno
 import logging
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from paddock.base.errors import CommandFailed, Refused
 
@@ -47,6 +49,7 @@ def run(
     check: bool = True,
     env: Mapping[str, str] | None = None,
     identity: Identity | None = None,
+    cwd: Path | None = None,
 ) -> Completed:
     """Run a command to its end. `env` adds to our environment; `timeout` is in seconds.
 
@@ -58,7 +61,8 @@ def run(
     try:
         done = subprocess.run(
             words, input=input, stdin=None if input is not None else subprocess.DEVNULL, capture_output=True,
-            text=True, errors="replace", timeout=timeout, env={**os.environ, **(env or {})}, **_as(identity),
+            text=True, errors="replace", timeout=timeout, env={**os.environ, **(env or {})}, cwd=cwd,
+            **_as(identity),
         )  # fmt: skip
     except FileNotFoundError as e:
         raise Refused(f"{words[0]} is not installed", hint="`paddock doctor` says what to install") from e
@@ -102,6 +106,20 @@ def spawn(
         os.close(fd)
     log.debug("started %s as process %d", words[0], process.pid)
     return process
+
+
+def become(argv: Sequence[str | Path]) -> NoReturn:
+    """Put a program in our own place, with our terminal; its exit code is then ours. Raises Refused when it can't."""
+    words = tuple(str(a) for a in argv)
+    log.debug("becoming %s", _shown(words))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        os.execvp(words[0], words)  # noqa: S606  (the one door to processes)
+    except FileNotFoundError as e:
+        raise Refused(f"{words[0]} is not installed", hint="`paddock doctor` says what to install") from e
+    except OSError as e:
+        raise _explained(words, e) from e
 
 
 def _as(identity: Identity | None) -> dict[str, object]:

@@ -1,0 +1,190 @@
+"""The command line's one door to HTTP: the API's address and token, its errors as ours, its pages as one list.
+
+Every call either returns JSON or raises a PaddockError that says what was asked, what came back and what to do.
+"""
+
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import httpx
+
+from paddock import __version__
+from paddock.base import clock
+from paddock.base.errors import Conflict, Invalid, PaddockError, Refused, Unavailable, from_wire
+
+Json: TypeAlias = dict[str, Any]
+
+PAGE = 50  # the most that the API gives at once
+ANSWER = 30.0  # seconds until we give up on an answer
+PATIENCE = 30.0  # seconds that somebody who waits for a server outlives an API that restarts
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+_KINDS: dict[str, type[PaddockError]] = {
+    "protected": Conflict, "resource_in_use": Conflict,
+    "server_not_stopped": Conflict, "resource_locked": Conflict, "json_error": Invalid, "unsupported_error": Refused,
+    "unauthorized": Refused, "token_readonly": Refused, "forbidden": Refused, "resource_limit_exceeded": Refused,
+    "placement_error": Refused, "rate_limit_exceeded": Unavailable,
+    "maintenance": Unavailable, "bad_gateway": Unavailable, "timeout": Unavailable,
+}  # fmt: skip
+
+
+class Api:
+    """An API server, as one project's user sees it."""
+
+    def __init__(self, endpoint: str, token: str) -> None:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Invalid(f"{endpoint!r} is not the address of an API", hint="it looks like http://127.0.0.1:7480")
+        self.endpoint = endpoint.rstrip("/").removesuffix("/v1")
+        self.token = token
+        self.local = parts.hostname in LOOPBACK
+        self._http = httpx.Client(
+            base_url=self.endpoint,
+            headers={"Authorization": f"Bearer {token}", "User-Agent": f"paddock/{__version__}"},
+            timeout=httpx.Timeout(ANSWER, connect=5),
+            trust_env=not self.local,
+            verify=True if parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+        )
+
+    def get(self, path: str, params: Mapping[str, Any] | None = None, *, patience: float = 0) -> Json:
+        """GET JSON; for `patience` seconds an API that does not answer is asked again."""
+        return _json(self._patiently(path, params or {}, patience))
+
+    def text(self, path: str, params: Mapping[str, Any] | None = None) -> str:
+        """GET plain text."""
+        return self._patiently(path, params or {}, 0).text
+
+    def post(self, path: str, body: Json | None = None, *, timeout: float = ANSWER) -> Json:
+        """POST JSON; `timeout` in seconds."""
+        return _json(self._send("POST", path, json=body or {}, timeout=httpx.Timeout(timeout, connect=5)))
+
+    def put(self, path: str, body: Json) -> Json:
+        """PUT JSON."""
+        return _json(self._send("PUT", path, json=body))
+
+    def upload(self, path: str, chunks: Iterator[bytes], size: int) -> Json:
+        """PUT `size` bytes as they come."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        timeout = httpx.Timeout(ANSWER, read=600, write=120, connect=5)
+        return _json(self._send("PUT", path, content=chunks, headers=headers, timeout=timeout))
+
+    def delete(self, path: str) -> Json:
+        """DELETE; an answer without a body is an empty object."""
+        return _json(self._send("DELETE", path))
+
+    def list(self, path: str, params: Mapping[str, Any] | None = None, *, patience: float = 0) -> list[Json]:
+        """All pages of a list; the key of the list is the last part of `path`."""
+        found: list[Json] = []
+        page: int | None = 1
+        while page:
+            query = {**(params or {}), "page": page, "per_page": PAGE}
+            answer = self.get(path, query, patience=patience)
+            found += answer.get(path.rsplit("/", 1)[-1], [])
+            page = (answer.get("meta") or {}).get("pagination", {}).get("next_page")
+        return found
+
+    def _patiently(self, path: str, params: Mapping[str, Any], patience: float) -> httpx.Response:
+        deadline = clock.monotonic() + patience
+        while True:
+            try:
+                return self._send("GET", path, params=params)
+            except Unavailable:
+                if clock.monotonic() >= deadline:
+                    raise
+                clock.sleep(0.5)
+
+    def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        try:
+            return _checked(self._http.request(method, path, **arguments))
+        except httpx.ConnectError as e:
+            raise Unavailable(
+                f"the API at {self.endpoint} does not answer: {_reason(e)}",
+                hint="`paddock up` starts it, `paddock status` shows what runs",
+            ) from e
+        except httpx.TimeoutException as e:
+            raise Unavailable(f"the API at {self.endpoint} gave no answer to {method} {path} in time") from e
+        except httpx.InvalidURL as e:
+            raise Invalid(f"{self.endpoint} is not the address of an API: {e}") from e
+        except httpx.TransportError as e:
+            raise Unavailable(
+                f"the connection to {self.endpoint} was cut during {method} {path}: {_reason(e)}",
+                hint="" if method == "GET" else "it may have been done all the same: look before you ask again",
+            ) from e
+
+
+def read_token(path: Path) -> str:
+    """The token in a file. Raises Unavailable or Refused, saying what to do."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except FileNotFoundError as e:
+        raise Unavailable(f"there is no token at {path}", hint="`paddock up` makes one; or set PADDOCK_TOKEN") from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise Refused(f"the token at {path} can't be read: {e}", hint="run as its owner, or set PADDOCK_TOKEN") from e
+
+
+def _checked(response: httpx.Response) -> httpx.Response:
+    if response.is_success:
+        return response
+    error = _error_of(response)
+    if isinstance(error, dict) and error.get("code"):
+        raise _ours(error)
+    what = f"{response.request.method} {response.request.url} answered {response.status_code} {response.reason_phrase}"
+    if response.status_code in (502, 503, 504):
+        raise Unavailable(what)
+    raise PaddockError(what, hint="is this the address of a Paddock API?")
+
+
+def _error_of(response: httpx.Response) -> object:
+    try:
+        body = response.json()
+    except ValueError:
+        return None
+    return body.get("error") if isinstance(body, dict) else None
+
+
+def _ours(error: Json) -> PaddockError:
+    code, details = str(error["code"]), error.get("details")
+    details = details if isinstance(details, dict) else {}
+    fields = [f for f in details.get("fields") or [] if isinstance(f, dict)]
+    message = _with_fields(str(error.get("message") or code), fields)
+    hint = str(details.get("hint") or "")
+    field = str(fields[0].get("name", "")) if fields else ""
+    if code == "unauthorized":
+        hint = hint or "the token is not one of this cloud's: see PADDOCK_TOKEN, --state-dir"
+    if kind := _KINDS.get(code):
+        return kind(message, hint=hint, field=field)
+    return from_wire({"code": code, "message": message, "hint": hint, "field": field})
+
+
+def _with_fields(message: str, fields: list[Json]) -> str:
+    """The message, followed by what each field complains of that it does not say itself."""
+    more = []
+    for field in fields:
+        said = [str(m) for m in field.get("messages") or [] if str(m) not in message]
+        name = str(field.get("name", ""))
+        if said:
+            more.append(f"{name}: {', '.join(said)}" if name else ", ".join(said))
+        elif name and name not in message:
+            more.append(name)
+    return f"{message} ({'; '.join(more)})" if more else message
+
+
+def _json(response: httpx.Response) -> Json:
+    if not response.content:
+        return {}
+    try:
+        body = response.json()
+    except ValueError as e:
+        raise PaddockError(
+            f"{response.request.method} {response.request.url} answered no JSON", hint="is this a Paddock API?"
+        ) from e
+    if not isinstance(body, dict):
+        raise PaddockError(f"{response.request.url} answered no object", hint="is this a Paddock API?")
+    return body
+
+
+def _reason(error: Exception) -> str:
+    return str(error).replace("[Errno 111] ", "").lower() or type(error).__name__

@@ -1,0 +1,305 @@
+"""`paddock launch`: from nothing but an image to a server one can log in to, with every step shown on the way."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from paddock.base.errors import Invalid, NameTaken, PaddockError, Unavailable
+from paddock.cli import ask, follow, keys, lookup, names, progress, server
+from paddock.cli.client import Api, Json
+from paddock.cli.fail import report
+from paddock.cli.output import Format, Output, duration, show_json, stderr, stdout
+from paddock.cli.session import api_of
+
+TRIES = 5  # names of our own making that may turn out to be taken
+READY = 600.0  # seconds; the control plane watches readiness for as long
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be made, one or several alike; names are chosen later."""
+
+    image: Json
+    server_type: Json
+    ssh_keys: tuple[int, ...] = ()
+    name: str = ""
+    count: int = 1
+    several: bool = False
+    user_data: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+    group: str = ""
+    role: str = ""
+    restart: str = "no"
+    location: str = ""
+    start: bool = True
+
+    def body(self, name: str) -> Json:
+        """The request that creates one of them."""
+        wanted: Json = {
+            "name": name, "server_type": self.server_type["name"], "image": self.image["id"],
+            "ssh_keys": list(self.ssh_keys), "labels": dict(self.labels), "start_after_create": self.start,
+            "x_restart": self.restart, "user_data": self.user_data, "x_group": self.group, "x_role": self.role,
+            "location": self.location,
+        }  # fmt: skip
+        return {k: v for k, v in wanted.items() if v != ""}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command, and its long form."""
+    server.app.command("create")(launch)
+    app.command("launch", rich_help_panel=server.PANEL)(launch)
+
+
+def launch(
+    ctx: typer.Context,
+    image: Annotated[str, typer.Argument(help="Name or id; asked for on a terminal.", show_default=False)] = "",
+    name: Annotated[str, typer.Option("-n", "--name", help="Else one is made up.", show_default=False)] = "",
+    type: Annotated[str, typer.Option("-t", "--type", help="Server type; else the smallest that fits.")] = "",
+    cpus: Annotated[int, typer.Option(min=0, help="At least so many CPUs.", show_default=False)] = 0,
+    memory: Annotated[str, typer.Option(help="At least so much: 2G, 512M.", show_default=False)] = "",
+    disk: Annotated[str, typer.Option(help="At least so much: 20G.", show_default=False)] = "",
+    count: Annotated[int | None, typer.Option("-c", "--count", min=1, max=1000, help="Several alike.")] = None,
+    ssh_key: Annotated[list[str] | None, typer.Option(help="Name, id or .pub file; else your own.")] = None,
+    no_ssh_key: Annotated[bool, typer.Option("--no-ssh-key", help="None: a root password is shown.")] = False,
+    user_data: Annotated[str, typer.Option(help="File with cloud-init user data, - for stdin.")] = "",
+    label: Annotated[list[str] | None, typer.Option("-l", "--label", help="key=value, repeatable.")] = None,
+    group: Annotated[str, typer.Option("-g", "--group", help="To start and stop servers together.")] = "",
+    role: Annotated[str, typer.Option(help="What it does in its group: web, sql.")] = "",
+    restart: Annotated[Literal["no", "on-failure"], typer.Option(help="When its QEMU dies.")] = "no",
+    location: Annotated[str, typer.Option(help="Where.", show_default=False)] = "",
+    from_file: Annotated[str, typer.Option("-f", "--from-file", help="Lines of image:count:group:role.")] = "",
+    no_start: Annotated[bool, typer.Option("--no-start", help="Create it, but leave it off.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when it is accepted.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait until ready.")] = READY,
+    output: Output = Format.TABLE,
+) -> None:
+    """Create a server, start it and wait until you can log in.
+
+    Works with nothing but an image: name, type and SSH key are chosen for you.
+    Without an image, and on a terminal, it asks for what is missing.
+
+    Examples:
+      paddock launch debian-12
+      paddock launch debian-12 --name web --type small --label env=prod
+      paddock launch tiny --count 5 --group pf1 --role web
+      paddock launch debian-12 --cpus 2 --memory 2G --user-data cloud-config.yaml
+      paddock launch --from-file set.txt
+    """
+    api = api_of(ctx)
+    if from_file and (image or name or count):
+        raise typer.BadParameter("--from-file says image, count and group itself: give no IMAGE, --name or --count")
+    if not image and not from_file:
+        image, name, type = ask.missing(api, image, name, type)
+    common = Order(
+        image={}, server_type={}, name=name, count=count or 1, several=count is not None,
+        labels=tuple(_label(text) for text in label or ()), group=group, role=role, restart=restart,
+        location=location, start=not no_start, user_data=_user_data(user_data),
+    )  # fmt: skip
+    wanted = (cpus, _gigabytes(memory, "memory"), _gigabytes(disk, "disk"))
+    parts = _lines(from_file, common) if from_file else [(image, common)]
+    orders = [_complete(api, ref, order, type, wanted) for ref, order in parts]
+    key_ids = () if no_ssh_key else tuple(keys.chosen(api, ssh_key or []))
+    orders = [replace(order, ssh_keys=key_ids) for order in orders]
+    until = follow.Until.ENDED if no_start else follow.Until.READY
+    _make(api, orders, until, wait=not no_wait, timeout=timeout, output=output)
+
+
+def _make(
+    api: Api, orders: Sequence[Order], until: follow.Until, *, wait: bool, timeout: float, output: Format
+) -> None:
+    jobs: list[follow.Job] = []
+    answers: list[Json] = []
+    failed = False
+    try:
+        for order, name in _named(api, orders):
+            try:
+                answer = _create(api, order, name)
+            except PaddockError as error:
+                report(error)
+                failed = True
+                if isinstance(error, Unavailable):
+                    break
+                continue
+            answers.append(answer)
+            made = answer["server"]
+            jobs.append(follow.Job(str(made["name"]), answer["action"], made, until=until))
+        if wait and jobs:
+            follow.follow(api, jobs, progress.view(_title(orders, jobs)), timeout)
+    except KeyboardInterrupt:
+        _interrupted(jobs)
+        raise typer.Exit(130) from None
+    _show(jobs, answers, wait=wait, output=output, several=len(orders) > 1 or orders[0].several)
+    if failed or any(job.problem for job in jobs):
+        raise typer.Exit(1)
+
+
+def _create(api: Api, order: Order, name: str) -> Json:
+    """Ask for one; a name of our own making that was taken meanwhile is replaced."""
+    for _ in range(TRIES):
+        try:
+            return api.post("/v1/servers", order.body(name))
+        except NameTaken:
+            if order.name and not order.several:
+                raise
+            name = _names(replace(order, count=1), {name})[0]
+    raise NameTaken("no free name was found", field="name", hint="choose one with --name")
+
+
+def _named(api: Api, orders: Sequence[Order]) -> list[tuple[Order, str]]:
+    taken = {str(s["name"]).lower() for s in api.list("/v1/servers")}
+    found: list[tuple[Order, str]] = []
+    for order in orders:
+        for name in _names(order, taken):
+            taken.add(name)
+            found.append((order, name))
+    return found
+
+
+def _names(order: Order, taken: set[str]) -> list[str]:
+    if order.name and not order.several:
+        return [order.name]
+    if order.name:
+        return names.numbered(order.name, order.count, taken)
+    chosen: list[str] = []
+    for _ in range(order.count):
+        chosen.append(names.fresh(str(order.image["name"]), taken | set(chosen)))
+    return chosen
+
+
+def _complete(api: Api, ref: str, order: Order, type: str, wanted: tuple[int, float, float]) -> Order:
+    image = lookup.find(api, "images", ref)
+    return replace(order, image=image, server_type=_server_type(api, type, image, wanted))
+
+
+def _server_type(api: Api, ref: str, image: Json, wanted: tuple[int, float, float]) -> Json:
+    """The type asked for, else the first by id that holds the image and what was asked for."""
+    cores, memory, disk = wanted
+    if ref and any(wanted):
+        raise Invalid("give --type, or --cpus, --memory and --disk, not both", field="server_type")
+    if ref:
+        return lookup.find(api, "server_types", ref)
+    disk = max(disk, float(image.get("disk_size") or 0))
+    types = sorted(api.list("/v1/server_types"), key=lambda t: int(t["id"]))
+    for candidate in types:
+        if candidate["cores"] >= cores and candidate["memory"] >= memory and candidate["disk"] >= disk:
+            return candidate
+    raise Invalid(
+        f"no server type has {cores or 1} CPUs, {memory:g} GB memory and {disk:g} GB disk",
+        field="server_type", hint="`paddock type list` shows them",
+    )  # fmt: skip
+
+
+def _lines(path: str, common: Order) -> list[tuple[str, Order]]:
+    """The file's sets, one a line: image:count:group:role; all but the image may be empty."""
+    orders = []
+    for number, line in enumerate(_text(path, "from_file").splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        image, count, group, role, *more = [*(part.strip() for part in text.split(":")), "", "", ""]
+        if not image or any(more) or not (count or "1").isdigit() or not 1 <= int(count or 1) <= 1000:
+            raise Invalid(f"{path}, line {number}: {text!r} is not image:count:group:role", field="from_file")
+        orders.append((image, replace(
+            common, count=int(count or 1), several=True, group=group or common.group, role=role or common.role,
+        )))  # fmt: skip
+    if not orders:
+        raise Invalid(f"{path} names no image", field="from_file", hint="a line looks like debian-12:3:pf1:web")
+    return orders
+
+
+def _user_data(path: str) -> str:
+    return _text(path, "user_data") if path else ""
+
+
+def _text(path: str, field: str) -> str:
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return data.decode("utf-8")
+    except OSError as e:
+        raise Invalid(f"{path} can't be read: {e.strerror}", field=field) from e
+    except UnicodeDecodeError as e:
+        raise Invalid(f"{path} is not UTF-8: byte {e.start} is {e.object[e.start]:#x}", field=field) from e
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise Invalid(f"--label {text!r} is not key=value", field="labels")
+    return key, value
+
+
+def _gigabytes(text: str, field: str) -> float:
+    """2G, 2GiB, 512M or a bare number of GB."""
+    number = text.upper().removesuffix("IB").removesuffix("B")
+    unit = {"M": 1 / 1024, "G": 1.0, "T": 1024.0}.get(number[-1:], 0.0)
+    try:
+        return float(number[:-1] if unit else number) * (unit or 1.0) if number else 0.0
+    except ValueError as e:
+        raise Invalid(f"--{field} {text!r} is no amount: say 2G or 512M", field=field) from e
+
+
+def _title(orders: Sequence[Order], jobs: Sequence[follow.Job]) -> str:
+    images = ", ".join(dict.fromkeys(str(order.image["name"]) for order in orders))
+    what = jobs[0].label if len(jobs) == 1 else f"{len(jobs)} servers"
+    return f"Launching {what} from {images}"
+
+
+def _interrupted(jobs: Sequence[follow.Job]) -> None:
+    console = stderr()
+    if not jobs:
+        console.print("stopped before anything was known to be created; `paddock ls` shows what is there")
+        return
+    listed = " ".join(job.label for job in jobs)
+    console.print(f"stopped waiting; creation goes on: {listed}")
+    console.print(f"look:    paddock server show {jobs[0].label}")
+    console.print(f"delete:  paddock rm {listed}")
+
+
+def _show(jobs: Sequence[follow.Job], answers: Sequence[Json], *, wait: bool, output: Format, several: bool) -> None:
+    for job in jobs:
+        if job.problem:
+            report(PaddockError(f"{job.label}: {job.problem}", hint=f"`paddock server timeline {job.label}` shows how"
+                                f" far it came, `paddock server log {job.label}` what it printed"))  # fmt: skip
+    if output is Format.JSON:
+        shown = [_with_password(job, answer) for job, answer in zip(jobs, answers, strict=True)]
+        if shown or several:
+            show_json(shown if several else shown[0])
+        return
+    for job, answer in zip(jobs, answers, strict=True):
+        _tell(job, answer, wait)
+
+
+def _with_password(job: follow.Job, answer: Json) -> Json:
+    made = dict(job.thing or answer["server"])
+    return {**made, "root_password": answer["root_password"]} if answer.get("root_password") else made
+
+
+def _tell(job: follow.Job, answer: Json, wait: bool) -> None:
+    """The last words about one server: what it is now, and how to go on."""
+    thing = job.thing or answer["server"]
+    console = stdout()
+    label = f"{job.label} ({thing['x_name']})" if thing.get("x_name") else job.label
+    if answer.get("root_password"):
+        console.print(f"root password of {job.label}, shown only now: {answer['root_password']}")
+    if job.problem:
+        return
+    if not wait:
+        console.print(f"{label} is being created; look with: paddock server show {job.label}")
+    elif job.until is follow.Until.ENDED:
+        console.print(f"{label} is created and off; start it with: paddock start {job.label}")
+    else:
+        console.print(f"{label} is {ready_by(job.readiness)}")
+        console.print(f"log in:  paddock ssh {job.label}")
+        if ssh := thing.get("x_ssh"):
+            console.print(f"    or:  ssh -p {ssh['port']} {ssh['user']}@{ssh['host']}")
+
+
+def ready_by(readiness: Json) -> str:
+    """ready by ssh+agent after 14 s"""
+    by = "+".join(map(str, readiness.get("by") or []))
+    after = readiness.get("after_seconds")
+    return f"ready{f' by {by}' if by else ''}{f' after {duration(after)}' if after is not None else ''}"

@@ -1,0 +1,63 @@
+"""From what a person typed to the thing that is meant: names, ids, and servers by `node/number` too.
+
+An id wins where a name consists of digits. What is not found is answered with what comes near.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from paddock.base.errors import Invalid, NotFound
+from paddock.cli.client import Api, Json
+
+
+def find(api: Api, collection: str, ref: str) -> Json:
+    """One thing of `/v1/<collection>` by id or name. Raises NotFound with the names that come near."""
+    kind = collection.rstrip("s")
+    if ref.isascii() and ref.isdigit() and int(ref) < 2**53:
+        try:
+            found: Json = api.get(f"/v1/{collection}/{ref}")[kind]
+        except NotFound:
+            pass
+        else:
+            return found
+    named = [thing for thing in api.list(f"/v1/{collection}", {"name": ref}) if thing.get("name") == ref]
+    return named[0] if named else _nearly(api, collection, ref)
+
+
+def server(api: Api, ref: str) -> Json:
+    """A server by id, name, or node and number (n1/1000)."""
+    if "/" in ref:
+        for candidate in api.list("/v1/servers"):
+            if candidate.get("x_name") == ref:
+                return candidate
+        raise NotFound(f"there is no server {ref!r}", hint="`paddock ls` shows them all")
+    return find(api, "servers", ref)
+
+
+def servers(api: Api, refs: Sequence[str], *, all: bool = False, group: str = "") -> list[Json]:
+    """The servers meant, each once; all are found before anything is done to any.
+
+    Raises Invalid when nothing or too much was said, NotFound for a name that is none.
+    """
+    if sum((bool(refs), all, bool(group))) != 1:
+        raise Invalid("say which servers: names or ids, or --all, or --group G", hint="`paddock ls` shows them all")
+    if refs:
+        found = [server(api, ref) for ref in refs]
+    else:
+        found = [s for s in api.list("/v1/servers") if all or s.get("x_group") == group]
+    if group and not found:
+        raise NotFound(f"there is no server in group {group!r}", hint="`paddock ls --group G` shows a group's")
+    return list({s["id"]: s for s in found}.values())
+
+
+def _nearly(api: Api, collection: str, ref: str) -> Json:
+    kind = collection.rstrip("s").replace("_", " ").replace("ssh", "SSH")
+    names = [str(thing["name"]) for thing in api.list(f"/v1/{collection}") if thing.get("name")]
+    near = get_close_matches(ref, names, n=3, cutoff=0.5)
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    elif names:
+        hint = f"there are: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+    else:
+        hint = f"there is no {kind} at all yet"
+    raise NotFound(f"there is no {kind} {ref!r}", hint=hint)

@@ -1,0 +1,154 @@
+"""`paddock`: the command line. Puts the nouns together, finds the cloud, and turns errors into words and exit codes.
+
+Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 130 Ctrl-C; `ssh` and `exec` give that of what they ran.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paddock import __version__
+from paddock.base import log
+from paddock.base.errors import PaddockError
+from paddock.base.statedir import STATE_ENV
+from paddock.cli import (
+    action,
+    console,
+    image,
+    launch,
+    node,
+    power,
+    server,
+    server_type,
+    shell,
+    ssh,
+    ssh_key,
+)
+from paddock.cli.fail import report, say
+from paddock.cli.output import Format, Output, show_json, stdout
+from paddock.cli.session import ENDPOINT_ENV, Session, api_of
+
+MORE = "More"
+
+app = typer.Typer(
+    name="paddock", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)  # fmt: skip
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"paddock {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    ctx: typer.Context,
+    state_dir: Annotated[
+        Path | None, typer.Option(envvar=STATE_ENV, help="Where the cloud of this machine is.", show_default=False)
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(envvar=ENDPOINT_ENV, help="Address of its API.", show_default=False)
+    ] = None,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Log what we do to stderr.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """A cloud of KVM virtual machines on your own machines.
+
+    Start:
+      paddock up --detach              a cloud on this machine
+      paddock launch debian-12         a server, ready to log in to
+      paddock ssh NAME                 log in
+      paddock ls                       what there is
+      paddock rm NAME                  delete it
+    """
+    if state_dir:
+        os.environ[STATE_ENV] = str(state_dir.absolute())
+    if verbose:
+        log.setup("paddock", "DEBUG")
+    ctx.obj = Session(endpoint)
+
+
+def version_command(ctx: typer.Context, output: Output = Format.TABLE) -> None:
+    """Print our version and that of the cloud.
+
+    Examples:
+      paddock version
+    """
+    cloud = api_of(ctx).get("/x/v1/version")
+    if output is Format.JSON:
+        show_json({"client": __version__, "server": cloud})
+    else:
+        stdout().print(f"paddock {__version__}, the cloud runs {cloud['name']} {cloud['version']}")
+
+
+def shell_command(ctx: typer.Context) -> None:
+    """Type commands at a prompt; `help` lists them.
+
+    Examples:
+      paddock shell
+      paddock --endpoint http://manager:7480 shell
+    """
+    session = ctx.find_object(Session)
+    before = ["--endpoint", session.endpoint] if session and session.endpoint else []
+    raise typer.Exit(shell.run_shell(lambda words: run([*before, *words])))
+
+
+launch.register(app)
+app.command("ls", rich_help_panel=server.PANEL)(server.list_servers)
+power.register(app)
+for command in (ssh, console, execute):
+    command.register(app)
+for name, noun in (
+    ("server", server), ("image", image), ("type", server_type), ("ssh-key", ssh_key), ("action", action),
+    ("node", node),
+):  # fmt: skip
+    app.add_typer(noun.app, name=name, rich_help_panel="Everything, by noun")
+for name, function in (("cluster", node.cluster), ("shell", shell_command), ("version", version_command)):
+    app.command(name, rich_help_panel=MORE)(function)
+
+
+def run(argv: list[str]) -> int:
+    """Run one command line. Answers its exit code; prints what went wrong."""
+    try:
+        return int(app(argv, prog_name="paddock", standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        return _usage(error)
+    except PaddockError as error:
+        report(error)
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+
+
+def main() -> None:
+    """The program."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
+
+
+def _usage(error: typer.TyperException) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return 2
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "paddock"
+    say(error.format_message().rstrip("."), f"{path} --help")
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    main()
