@@ -40,6 +40,24 @@ class Conflict(PaddockError):
     code = "conflict"
 
 
+class NameTaken(Conflict):
+    """Another thing has this name, or this fingerprint."""
+
+    code = "uniqueness_error"
+
+
+class Locked(Conflict):
+    """Another action is at work on it: wait for that, and ask again."""
+
+    code = "locked"
+
+
+class InUse(Conflict):
+    """Something else stands on it."""
+
+    code = "resource_in_use"
+
+
 class Refused(PaddockError):
     """This host or node can't do this, and will not be able to until somebody changes it."""
 
@@ -50,6 +68,12 @@ class DiskFull(Refused):
     """No room on the file system that was written to."""
 
     code = "disk_full"
+
+
+class NoRoom(PaddockError):
+    """No node has room for it now; with less, or later, it may fit. The message says each node's reason."""
+
+    code = "resource_unavailable"
 
 
 class PortTaken(PaddockError):
@@ -83,8 +107,12 @@ _BY_CODE: dict[str, type[PaddockError]] = {
         Invalid,
         NotFound,
         Conflict,
+        NameTaken,
+        InUse,
+        Locked,
         Refused,
         DiskFull,
+        NoRoom,
         PortTaken,
         StaleEpoch,
         Unavailable,

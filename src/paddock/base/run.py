@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from typing import NoReturn
 
 from paddock.base.errors import CommandFailed, Refused
@@ -60,10 +61,17 @@ def run(
     start = time.monotonic()
     try:
         done = subprocess.run(
-            words, input=input, stdin=None if input is not None else subprocess.DEVNULL, capture_output=True,
-            text=True, errors="replace", timeout=timeout, env={**os.environ, **(env or {})}, cwd=cwd,
+            words,
+            input=input,
+            stdin=None if input is not None else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
             **_as(identity),
-        )  # fmt: skip
+        )
     except FileNotFoundError as e:
         raise Refused(f"{words[0]} is not installed", hint="`paddock doctor` says what to install") from e
     except subprocess.TimeoutExpired as e:
@@ -95,9 +103,16 @@ def spawn(
     fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=fd, stderr=fd, cwd=cwd, start_new_session=True,
-            env={**os.environ, **(env or {})}, pass_fds=pass_fds, **_as(identity),
-        )  # fmt: skip
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=fd,
+            stderr=fd,
+            cwd=cwd,
+            start_new_session=True,
+            env={**os.environ, **(env or {})},
+            pass_fds=pass_fds,
+            **_as(identity),
+        )
     except FileNotFoundError as e:
         raise Refused(f"{words[0]} is not installed", hint="`paddock doctor` says what to install") from e
     except OSError as e:
@@ -122,7 +137,7 @@ def become(argv: Sequence[str | Path]) -> NoReturn:
         raise _explained(words, e) from e
 
 
-def _as(identity: Identity | None) -> dict[str, object]:
+def _as(identity: Identity | None) -> dict[str, Any]:
     if identity is None:
         return {}
     return {"user": identity.uid, "group": identity.gid, "extra_groups": list(identity.groups)}

@@ -1,0 +1,1 @@
+"""The control plane: what is true (models) and what happens next (flows)."""

@@ -1,0 +1,64 @@
+"""Steps of servers, for operators: what there is, and running one again (W19 to W21)."""
+
+from django.http import HttpRequest
+from ninja import Router, Schema
+
+from paddock.api.auth import correlation
+from paddock.api.paging import get, invalid, missing
+from paddock.api.v1 import actions
+from paddock.cloud.flows import server as flow
+from paddock.cloud.flows.steps import StepInfo
+from paddock.cloud.models import Server
+
+router = Router(tags=["admin: servers"])
+
+
+class StepReply(Schema):
+    """A step: whether the machine must run or be stopped for it, and whether it destroys."""
+
+    name: str
+    needs: str
+    destroys: bool
+    by_hand: bool
+    seconds: float
+
+
+class Steps(Schema):
+    steps: list[StepReply]
+
+
+class RunStep(Schema):
+    """The server's name, typed again, for a step that destroys."""
+
+    confirm: str = ""
+
+
+@router.get("/servers/{int:id}/steps", response=Steps)
+def list_steps(request: HttpRequest, id: int) -> Steps:
+    """The steps of a server's life, in their order."""
+    get(Server.objects.all(), "server", id)
+    known = flow.ServerFlow.steps().values()
+    return Steps(steps=[StepReply(**vars(info)) for info in known])
+
+
+@router.post("/servers/{int:id}/steps/{name}", response={201: actions.OneAction})
+def run_step(request: HttpRequest, id: int, name: str, body: RunStep) -> tuple[int, actions.OneAction]:
+    """Run a step again, and all that follow it."""
+    server: Server = get(Server.objects.all(), "server", id)
+    info = flow.ServerFlow.steps().get(name)
+    if info is None or not info.by_hand:
+        raise missing(f"a step '{name}' that can be run by hand")
+    _check(server, info, body)
+    return 201, actions.OneAction(
+        action=actions.shown(flow.ask(server, "run_step", correlation(request), argument=name))
+    )
+
+
+def _check(server: Server, info: StepInfo, body: RunStep) -> None:
+    up = server.status in ("running", "paused")
+    if info.needs == "stopped" and up:
+        raise invalid("name", f"step {info.name} needs the server to be stopped")
+    if info.needs == "running" and not up:
+        raise invalid("name", f"step {info.name} needs the server to run")
+    if info.destroys and body.confirm != server.name:
+        raise invalid("confirm", f"step {info.name} destroys: type the server's name")

@@ -1,0 +1,64 @@
+"""Who asks: bearer tokens, each of one project."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.http import HttpRequest
+from ninja.security import HttpBearer
+
+from paddock.api.errors import ApiError
+from paddock.cloud.models import Project, Token
+
+SAFE = ("GET", "HEAD", "OPTIONS")
+USE_RESOLUTION = timedelta(minutes=1)  # how exactly a token's last use is kept: not a write per request
+
+
+class Bearer(HttpBearer):
+    """A token of a project; one that may only read is refused everything else."""
+
+    operator = False
+
+    def __call__(self, request: HttpRequest) -> Any:
+        header = request.headers.get("Authorization", "")
+        scheme, _, secret = header.partition(" ")
+        if scheme.lower() != "bearer" or not secret.strip():
+            raise ApiError(401, "unauthorized", "token is required")
+        return self.authenticate(request, secret.strip())
+
+    def authenticate(self, request: HttpRequest, token: str) -> Token:
+        """The token's row. Raises ApiError 401 or 403."""
+        return check_token(token, writes=request.method not in SAFE, operator=self.operator)
+
+
+class Operator(Bearer):
+    """A token that may use the operator's API."""
+
+    operator = True
+
+
+def check_token(secret: str, *, writes: bool, operator: bool = False) -> Token:
+    """The row of a token that may do this. Raises ApiError."""
+    found = Token.objects.select_related("project").filter(digest=Token.digest_of(secret)).first()
+    if found is None:
+        raise ApiError(401, "unauthorized", "the token you have provided is invalid")
+    if writes and found.read_only:
+        raise ApiError(401, "token_readonly", "this token may only read")
+    if operator and not found.operator:
+        raise ApiError(403, "forbidden", "this needs an operator's token")
+    stale = Q(last_used__isnull=True) | Q(last_used__lt=Now() - USE_RESOLUTION)
+    if found.last_used is None or not writes:
+        Token.objects.filter(stale, pk=found.pk).update(last_used=Now())
+    return found
+
+
+def project(request: HttpRequest) -> Project:
+    """The project that the request is for."""
+    token: Token = request.auth  # type: ignore[attr-defined]  # set by ninja
+    return token.project
+
+
+def correlation(request: HttpRequest) -> str:
+    """The id that connects this request with our logs."""
+    return str(getattr(request, "correlation_id", ""))

@@ -1,0 +1,13 @@
+"""Root passwords: shown once, kept only as a crypt hash that the guest understands."""
+
+from passlib.hash import sha512_crypt
+
+from paddock.base.ids import new_password
+
+ROUNDS = 5000  # crypt(3)'s default; the password has 117 bits
+
+
+def new_root_password() -> tuple[str, str]:
+    """A new password and its hash."""
+    password = new_password()
+    return password, str(sha512_crypt.using(rounds=ROUNDS).hash(password))

@@ -1,0 +1,133 @@
+"""Actions: what was asked for, how far it is, with every step."""
+
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from ninja import Router, Schema
+
+from paddock.api.auth import project
+from paddock.api.paging import Meta, get, page
+from paddock.api.v1.common import Resource, Time
+from paddock.cloud.models import Action, Event, Image, Server
+
+router = Router(tags=["actions"])
+SORTABLE = {"id": "id", "command": "command", "status": "status", "started": "started", "finished": "finished"}
+
+
+class ErrorReply(Schema):
+    """Why an action failed."""
+
+    code: str
+    message: str
+    x_hint: str = ""
+
+
+class Step(Schema):
+    """A step of an action: done, running, waiting (again) or failed."""
+
+    name: str
+    started: Time | None
+    finished: Time | None
+    seconds: float
+    outcome: str
+    waiting_for: str
+    detail: str
+    times: int
+
+
+class ActionReply(Schema):
+    """An action."""
+
+    id: int
+    command: str
+    status: str
+    progress: int
+    started: Time
+    finished: Time | None
+    resources: list[Resource]
+    error: ErrorReply | None
+    x_steps: list[Step]
+    x_waiting_for: str
+
+
+class OneAction(Schema):
+    action: ActionReply
+
+
+class ManyActions(Schema):
+    actions: list[ActionReply]
+    meta: Meta
+
+
+STEPS_OF_CREATE = 5  # place, image, clone, cloud_init, start
+
+
+def shown(action: Action, events: list[Event] | None = None, waiting_for: str = "") -> ActionReply:
+    """An action as it goes out, with the events that are known of it."""
+    error = None
+    if action.status == "error":
+        error = ErrorReply(code=action.error_code, message=action.error_message, x_hint=action.error_hint)
+    steps = [_step(event, action) for event in events or ()]
+    return ActionReply(
+        id=action.pk,
+        command=action.command,
+        status=action.status,
+        progress=_progress(action, steps),
+        started=action.started,
+        finished=action.finished,
+        resources=[Resource(id=action.row_id, type=action.kind)],
+        error=error,
+        x_steps=steps,
+        x_waiting_for=waiting_for if action.status == "running" else "",
+    )
+
+
+def _progress(action: Action, steps: list[Step]) -> int:
+    if action.status != "running":
+        return 100
+    return min(95, sum(s.outcome == "done" for s in steps) * 100 // STEPS_OF_CREATE)
+
+
+def _step(event: Event, action: Action) -> Step:
+    over = event.outcome in ("done", "failed", "note") or action.status != "running"
+    waits = event.outcome == "again"
+    return Step(
+        name=event.step,
+        started=event.started,
+        finished=event.at if over else None,
+        seconds=round(event.seconds, 4),
+        outcome=event.outcome,
+        waiting_for=event.detail if waits else "",
+        detail="" if waits else event.detail,
+        times=event.times,
+    )
+
+
+def with_steps(actions: list[Action]) -> list[ActionReply]:
+    """Actions with their steps and what they wait for: three queries, however many there are."""
+    events: dict[int, list[Event]] = {}
+    for event in Event.objects.filter(action_id__in=[a.pk for a in actions]).order_by("id"):
+        events.setdefault(event.action_id or 0, []).append(event)
+    waits: dict[int | None, str] = {}
+    for model in (Server, Image):
+        running = model.objects.filter(action_id__in=[a.pk for a in actions if a.status == "running"])
+        waits |= dict(running.values_list("action_id", "waiting_for"))
+    return [shown(a, events.get(a.pk, []), waits.get(a.pk, "")) for a in actions]
+
+
+def visible(request: HttpRequest) -> "QuerySet[Action]":
+    """The actions of the caller's project, and those on what all share."""
+    return Action.objects.filter(Q(project=project(request)))
+
+
+@router.get("/actions", response=ManyActions, url_name="actions")
+def list_actions(request: HttpRequest) -> ManyActions:
+    """Several actions by id (`id=1&id=2`)."""
+    ids = [int(i) for i in request.GET.getlist("id") if i.isdecimal()]
+    found, meta = page(request, visible(request).filter(pk__in=ids), SORTABLE)
+    return ManyActions(actions=with_steps(found), meta=meta)
+
+
+@router.get("/actions/{int:id}", response=OneAction)
+def show_action(request: HttpRequest, id: int) -> OneAction:
+    """One action."""
+    return OneAction(action=with_steps([get(visible(request), "action", id)])[0])

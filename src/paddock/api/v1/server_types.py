@@ -1,0 +1,110 @@
+"""Server types: the plans."""
+
+from django.http import HttpRequest
+from ninja import Router, Schema
+
+from paddock.api.paging import Meta, get, page
+from paddock.api.v1.common import Location, Time
+from paddock.cloud.models import ServerType
+
+router = Router(tags=["server types"])
+SORTABLE = {"id": "id", "name": "name"}
+
+
+class Amount(Schema):
+    """A price in EUR, exact, as text."""
+
+    net: str
+    gross: str
+
+
+class Price(Schema):
+    """What it costs in a location."""
+
+    location: str
+    price_hourly: Amount
+    price_monthly: Amount
+    included_traffic: int = 0
+    price_per_tb_traffic: Amount = Amount(net="0.0000", gross="0.0000")
+
+
+class Deprecation(Schema):
+    """From when on it is no longer to be had."""
+
+    announced: Time
+    unavailable_after: Time
+
+
+class AtLocation(Schema):
+    """Whether a location has it."""
+
+    id: int
+    name: str
+    deprecation: Deprecation | None = None
+    recommended: bool = True
+    available: bool = True
+
+
+class ServerTypeReply(Schema):
+    """A server type; memory and disk in GB."""
+
+    id: int
+    name: str
+    description: str
+    cores: int
+    memory: float
+    disk: int
+    deprecated: bool
+    prices: list[Price]
+    storage_type: str = "local"
+    cpu_type: str = "shared"
+    category: str = "Shared vCPU"
+    architecture: str = "x86"
+    deprecation: Deprecation | None
+    locations: list[AtLocation]
+
+
+class OneServerType(Schema):
+    server_type: ServerTypeReply
+
+
+class ManyServerTypes(Schema):
+    server_types: list[ServerTypeReply]
+    meta: Meta
+
+
+def shown(plan: ServerType) -> ServerTypeReply:
+    """A server type as it goes out."""
+    here = Location()
+    hourly, monthly = f"{plan.price_hourly:.4f}", f"{plan.price_monthly:.4f}"
+    price = Price(
+        location=here.name,
+        price_hourly=Amount(net=hourly, gross=hourly),
+        price_monthly=Amount(net=monthly, gross=monthly),
+    )
+    end = Deprecation(announced=plan.deprecated, unavailable_after=plan.deprecated) if plan.deprecated else None
+    return ServerTypeReply(
+        id=plan.pk,
+        name=plan.name,
+        description=plan.description,
+        cores=plan.cores,
+        memory=plan.memory_mib / 1024,
+        disk=plan.disk_gib,
+        deprecated=end is not None,
+        prices=[price],
+        deprecation=end,
+        locations=[AtLocation(id=here.id, name=here.name, deprecation=end)],
+    )
+
+
+@router.get("/server_types", response=ManyServerTypes)
+def list_server_types(request: HttpRequest) -> ManyServerTypes:
+    """All server types."""
+    found, meta = page(request, ServerType.objects.all(), SORTABLE)
+    return ManyServerTypes(server_types=[shown(t) for t in found], meta=meta)
+
+
+@router.get("/server_types/{int:id}", response=OneServerType)
+def show_server_type(request: HttpRequest, id: int) -> OneServerType:
+    """One server type."""
+    return OneServerType(server_type=shown(get(ServerType.objects.all(), "server type", id)))

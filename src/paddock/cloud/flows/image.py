@@ -1,0 +1,163 @@
+"""An image's life: built or taken in once per cloud, used by many nodes, deleted when nobody stands on it."""
+
+from collections.abc import Callable
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models.functions import Now
+
+from paddock.base import clock
+from paddock.base.errors import Conflict, InUse, PaddockError, Refused
+from paddock.cloud.flows.engine import Flow, register, wake
+from paddock.cloud.flows.steps import Again, Done, Gone, Next, Then, step
+from paddock.cloud.models import Action, Image, ImageCopy, Server
+from paddock.cloud.nodes import hypervisor
+from paddock.images import build
+from paddock.images.importer import import_disk
+from paddock.images.store import ImageStore
+
+
+def want(image: Image) -> None:
+    """Have a catalogue image built unless it is ready or on its way."""
+    with transaction.atomic():
+        begun = Image.objects.filter(pk=image.pk, state__in=("absent", "failed")).update(
+            state="building",
+            percent=0,
+            doing="waiting for a worker",
+            problem="",
+            step="build",
+            step_since=Now(),
+            deadline=None,
+        )
+        if begun:
+            wake(image, ImageFlow.kind)
+
+
+@register
+class ImageFlow(Flow[Image]):
+    """Steps of an image."""
+
+    kind = "image"
+    lock_class = 2
+    model = Image
+
+    @step(seconds=3600, by_hand=False)
+    def build(self, image: Image) -> Next[Image]:
+        """Build it from Debian's packages, in a process that outlives the worker."""
+        build.start_build(image.name, settings.STATE.images, settings.STATE.uploads)
+        status = build.build_status(image.name, settings.STATE.images, settings.STATE.uploads)
+        if status.state == "failed":
+            raise Refused(f"image {image.name} could not be built: {status.error}")
+        if status.state != "ready":
+            image.set(percent=status.percent, doing=status.doing)
+            return Again(0.5, status.doing)
+        self._adopt(image, status.sha256)
+        return Then(self.rest, finishes=True)
+
+    @step(seconds=3600, by_hand=False)
+    def take_in(self, image: Image) -> Next[Image]:
+        """Check what was uploaded, and make an image of it."""
+        upload = settings.STATE.uploads / f"image-{image.pk}"
+        manifest = import_disk(upload, ImageStore(settings.STATE.images), image.name)
+        self._adopt(image, manifest.sha256)
+        upload.unlink(missing_ok=True)
+        return Then(self.rest, finishes=True)
+
+    def _adopt(self, image: Image, sha256: str) -> None:
+        manifest = ImageStore(settings.STATE.images).get(sha256)
+        image.set(
+            state="ready",
+            percent=100,
+            doing="",
+            problem="",
+            sha256=sha256,
+            manifest=manifest.model_dump(mode="json"),
+            default_user=manifest.default_user,
+            cloud_init=manifest.cloud_init,
+        )
+
+    @step(by_hand=False)
+    def rest(self, _image: Image) -> Next[Image]:
+        """Nothing to do until somebody wants it."""
+        return Done()
+
+    def divert(self, image: Image) -> "Callable[[Image], Next[Image]] | None":
+        """Delete comes first."""
+        if not image.delete_requested or image.step in ("destroy", "forget"):
+            return None
+        return self.destroy
+
+    @step(by_hand=False, destroys=True)
+    def destroy(self, image: Image) -> Next[Image]:
+        """Remove every copy."""
+        for copy in ImageCopy.objects.filter(image=image).select_related("node"):
+            hypervisor(copy.node).disks.remove_image(copy.sha256)
+            copy.delete()
+        return Then(self.forget)
+
+    @step(by_hand=False)
+    def forget(self, image: Image) -> Next[Image]:
+        """Delete it from the store, and the row."""
+        if image.sha256 and not Image.objects.filter(sha256=image.sha256).exclude(pk=image.pk).exists():
+            ImageStore(settings.STATE.images).remove(image.sha256)
+        (settings.STATE.uploads / f"image-{image.pk}").unlink(missing_ok=True)
+        Image.objects.filter(pk=image.pk, epoch=image.epoch).delete()
+        Action.objects.filter(kind=self.kind, row_id=image.pk, status="running").update(
+            status="success", progress=100, finished=Now()
+        )
+        return Gone()
+
+    def failed(self, image: Image, error: PaddockError) -> Next[Image]:
+        """Say why; asking for it again tries again."""
+        image.set(state="failed", problem=str(error), doing="", delete_requested=False)
+        return Then(self.rest)
+
+
+# What is asked from outside
+
+
+def ask_build(image: Image, correlation_id: str, project_id: int) -> Action:
+    """Have a catalogue image built. Raises Conflict when it is ready, or no image that can be built."""
+    if image.project_id is not None:
+        raise Conflict(f"image {image.name} was imported; only catalogue images are built")
+    if image.state == "ready":
+        raise Conflict(f"image {image.name} is already built")
+    with transaction.atomic():
+        action = _action(image, "build_image", correlation_id, project_id)
+        want(image)
+        Image.objects.filter(pk=image.pk, action_id=None).update(action_id=action.pk)
+    return action
+
+
+def ask_take_in(image: Image, correlation_id: str) -> Action:
+    """Have an uploaded file checked and made an image of."""
+    with transaction.atomic():
+        action = _action(image, "create_image", correlation_id, image.project_id)
+        Image.objects.filter(pk=image.pk).update(
+            state="building", doing="checking what was uploaded", step="take_in", step_since=Now(), action_id=action.pk
+        )
+        wake(image, ImageFlow.kind)
+    return action
+
+
+def delete(image: Image, correlation_id: str) -> None:
+    """Delete an image. Raises Conflict while servers stand on it."""
+    with transaction.atomic():
+        Image.objects.select_for_update().get(pk=image.pk)
+        users = Server.objects.filter(image=image).count()
+        if users:
+            raise InUse(f"image {image.name} is used by {users} servers", hint="delete them first")
+        Image.objects.filter(pk=image.pk).update(delete_requested=True)
+        _action(image, "delete_image", correlation_id, image.project_id)
+        wake(image, ImageFlow.kind, urgent=True)
+
+
+def _action(image: Image, command: str, correlation_id: str, project_id: int | None) -> Action:
+    return Action.objects.create(
+        project_id=project_id,
+        command=command,
+        kind="image",
+        row_id=image.pk,
+        correlation_id=correlation_id,
+        started=clock.now(),
+    )

@@ -1,0 +1,137 @@
+"""Watching nodes: what they have, whether they answer, and what happens to their machines.
+
+One worker watches each node, chosen by an advisory lock. A node's word is only a hint: a server whose machine is not
+as its row says is woken, and looks for itself.
+"""
+
+import logging
+import threading
+
+from django.db import Error, close_old_connections, connection
+from django.db.models.functions import Now
+
+from paddock.base.errors import PaddockError
+from paddock.cloud.flows import locks
+from paddock.cloud.flows.engine import wake
+from paddock.cloud.flows.server import ServerFlow
+from paddock.cloud.models import Node, Server
+from paddock.cloud.models.server import Status
+from paddock.cloud.nodes import hypervisor
+from paddock.hypervisor.base import Hypervisor
+from paddock.machine.spec import GIB
+from paddock.machine.state import HostFacts, MachineState, Phase
+
+log = logging.getLogger(__name__)
+
+LOCK_CLASS = 3
+LOOK_EVERY = 5.0  # seconds between looks at a node on which nothing happens
+RETRY = 1.0  # seconds after a node did not answer
+SETTLED = (Status.RUNNING, Status.OFF, Status.PAUSED, Status.UNKNOWN)
+
+
+class NodeWatcher(threading.Thread):
+    """Watches one node while it holds the node's lock."""
+
+    def __init__(self, name: str, stop: threading.Event) -> None:
+        super().__init__(name=f"watch-{name}", daemon=True)
+        self.node_name = name
+        self.stopping = stop
+
+    def run(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                self._watch()
+            except Error as e:
+                log.warning("watching node %s: %s", self.node_name, e)
+                connection.close()
+            self.stopping.wait(RETRY)
+        connection.close()
+
+    def _watch(self) -> None:
+        close_old_connections()
+        node = Node.objects.filter(name=self.node_name).first()
+        if node is None or not (locks.take((LOCK_CLASS, node.pk)) or locks.evict_dead_holder((LOCK_CLASS, node.pk))):
+            return
+        try:
+            cursor = 0
+            while not self.stopping.is_set():
+                cursor = look(node, cursor, LOOK_EVERY)
+        except PaddockError as e:
+            mark_down(node, e)
+        finally:
+            locks.release((LOCK_CLASS, node.pk))
+
+
+def look(node: Node, cursor: int, timeout: float) -> int:
+    """Wait for news of a node for at most `timeout` seconds, write down what it has, wake the servers concerned."""
+    host = hypervisor(node)
+    if cursor == 0:
+        _up(node, host)
+    change = host.machines.changes(cursor, timeout)
+    node_facts = host.machines.facts()
+    Node.objects.filter(pk=node.pk).update(
+        state="up", problem="", last_seen=Now(), facts=node_facts.model_dump(mode="json")
+    )
+    compare(node, {m.uuid.hex: m for m in change.machines})
+    return change.cursor
+
+
+def _up(node: Node, host: Hypervisor) -> None:
+    facts = host.machines.facts()
+    changes = capacity(node, facts)
+    Node.objects.filter(pk=node.pk).update(
+        state="up", problem="", last_seen=Now(), facts=facts.model_dump(mode="json"), **changes
+    )
+    log.info("node %s is up: %s, %s", node.name, facts.hypervisor, facts.accelerator)
+
+
+def capacity(node: Node, facts: HostFacts) -> dict[str, int]:
+    """What a node has: what the operator said, else what its host has (disk: what is free and what is claimed)."""
+    said = node.settings
+    return {
+        "cpus": said.get("cpus") or facts.cpus,
+        "memory_mib": said.get("memory_mib") or facts.memory_mib,
+        "disk_gib": said.get("disk_gib") or facts.disk // GIB,
+    }
+
+
+def mark_down(node: Node, error: PaddockError) -> None:
+    """Write down that a node does not answer, and since when."""
+    if Node.objects.filter(pk=node.pk).exclude(state="down").update(state="down", problem=str(error)):
+        log.warning("node %s is down: %s", node.name, error)
+
+
+def compare(node: Node, machines: dict[str, MachineState]) -> None:
+    """Wake each resting server whose machine is not as its row says."""
+    rows = Server.objects.filter(node=node, status__in=SETTLED, step__in=("rest", "watch"))
+    for server in rows.only("id", "uuid", "status", "observed", "image_sha256"):
+        machine = machines.get(server.uuid.hex)
+        phase = machine.phase if machine else ""
+        if phase != server.observed and _matters(server, phase):
+            Server.objects.filter(pk=server.pk, step__in=("rest", "watch")).update(observed=phase or "lost")
+            wake(server, ServerFlow.kind)
+
+
+def _matters(server: Server, phase: str) -> bool:
+    """A server that was never started has no phase that could surprise."""
+    if server.status == Status.OFF:
+        return phase in (Phase.RUNNING, Phase.PAUSED)
+    return True
+
+
+def watch_all(stop: threading.Event) -> None:
+    """Keep a watcher for each node until `stop`."""
+    watchers: dict[str, NodeWatcher] = {}
+    while not stop.is_set():
+        try:
+            close_old_connections()
+            names = list(Node.objects.values_list("name", flat=True))
+        except Error as e:
+            log.warning("can't read the nodes: %s", e)
+            connection.close()
+            names = []
+        for name in names:
+            if name not in watchers or not watchers[name].is_alive():
+                watchers[name] = NodeWatcher(name, stop)
+                watchers[name].start()
+        stop.wait(2)

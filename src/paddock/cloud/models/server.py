@@ -1,0 +1,115 @@
+"""Servers: what customers own and run."""
+
+from uuid import UUID
+
+from django.db import models
+from django.db.models.functions import Lower, Now
+
+from paddock.base.ids import mac_address, new_uuid
+from paddock.cloud.models.image import Image
+from paddock.cloud.models.living import Living, due_index
+from paddock.cloud.models.node import Node
+from paddock.cloud.models.project import Project
+from paddock.cloud.models.server_type import ServerType
+from paddock.machine.spec import GIB, Disk, Machine, Seed, UserNetwork
+
+
+class Status(models.TextChoices):
+    """The nine of the API plus `paused` and `hibernated`: one axis."""
+
+    INITIALIZING = "initializing"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    OFF = "off"
+    DELETING = "deleting"
+    REBUILDING = "rebuilding"
+    MIGRATING = "migrating"
+    UNKNOWN = "unknown"
+    PAUSED = "paused"
+    HIBERNATED = "hibernated"
+
+
+class Server(Living):
+    """A server. `node`, `number` and `ssh_port` are what placement decided; they are no part of its identity."""
+
+    project = models.ForeignKey(Project, on_delete=models.PROTECT)
+    uuid = models.UUIDField(unique=True, default=new_uuid)
+    name = models.CharField(max_length=253)
+    server_type = models.ForeignKey(ServerType, on_delete=models.PROTECT)
+    image = models.ForeignKey(Image, on_delete=models.PROTECT)
+    image_sha256 = models.CharField(max_length=64, default="")  # of the image it was made from, once known
+    node = models.ForeignKey(Node, null=True, on_delete=models.PROTECT)
+    number = models.IntegerField(null=True)
+    ssh_port = models.IntegerField(null=True)
+    cores = models.IntegerField()
+    memory_mib = models.BigIntegerField()
+    disk_gib = models.BigIntegerField()
+    machine_type = models.CharField(max_length=40, default="pc-q35-7.2")
+    layout = models.IntegerField(default=1)
+    public_keys = models.JSONField(default=list)
+    user_data = models.TextField(default="")
+    password_hash = models.CharField(max_length=200, default="")
+    labels = models.JSONField(default=dict)
+    group = models.CharField(max_length=63, default="", blank=True)
+    role = models.CharField(max_length=63, default="", blank=True)
+    restart = models.CharField(max_length=12, default="no")  # no, on-failure
+    start_after_create = models.BooleanField(default=True)
+    start_paused = models.BooleanField(default=False)
+    status = models.CharField(max_length=14, choices=Status, default=Status.INITIALIZING)
+    delete_requested = models.BooleanField(default=False)
+    observed = models.CharField(max_length=10, default="")  # the phase that its node last reported
+    accelerator = models.CharField(max_length=4, default="")
+    started_at = models.DateTimeField(null=True)  # when QEMU was last started
+    restarts = models.IntegerField(default=0)  # by itself, since somebody last asked for a start
+    ready_at = models.DateTimeField(null=True)
+    ready_by = models.JSONField(default=list)
+    created = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint("project", Lower("name"), name="server_name"),
+            models.UniqueConstraint(fields=["node", "ssh_port"], name="server_ssh_port"),
+            models.UniqueConstraint(fields=["node", "number"], name="server_number"),
+        ]
+        indexes = [
+            due_index("server_due"),
+            models.Index(fields=["project", "id"], name="server_of_project"),
+            models.Index(fields=["project", "group"], name="server_of_group"),
+        ]
+
+    @property
+    def machine_id(self) -> UUID:
+        """Its name on nodes."""
+        return self.uuid
+
+    @property
+    def x_name(self) -> str | None:
+        """kvm-cloud's name for it: node and number (K22)."""
+        return f"{self.node.name}/{self.number}" if self.node and self.number is not None else None
+
+    def system_disk(self) -> Disk:
+        """The disk it boots from. Raises ValueError (BUG) before its image is known."""
+        return Disk(size=self.disk_gib * GIB, image=self.image_sha256)
+
+    def machine(self) -> Machine:
+        """The whole of it, as a node is told."""
+        if self.node is None or self.ssh_port is None:
+            raise ValueError(f"BUG: server {self.id} has no place yet")
+        return Machine(
+            uuid=self.uuid,
+            name=self.name,
+            cpus=self.cores,
+            memory_mib=self.memory_mib,
+            machine_type=self.machine_type,
+            image=self.image_sha256,
+            system_disk=self.system_disk(),
+            network=UserNetwork(mac=mac_address(self.uuid), ssh_port=self.ssh_port, ssh_address=self.node.ssh_address),
+            seed=Seed(
+                instance_id=str(self.uuid),
+                hostname=self.name,
+                ssh_keys=tuple(self.public_keys),
+                user_data=self.user_data,
+                password_hash=self.password_hash,
+            ),
+        )

@@ -1,0 +1,23 @@
+"""The images that every cloud has from its first minute: built here from Debian's packages at first use."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of an image before it is built."""
+
+    name: str
+    description: str
+    os_flavor: str
+    os_version: str
+    default_user: str
+    cloud_init: bool
+
+
+CATALOGUE = (
+    Entry("debian-12", "Debian 12 with cloud-init", "debian", "12", "root", True),
+    Entry(
+        "tiny", "A minimal Linux for trying things out: busybox, dropbear, a guest agent", "unknown", "1", "root", False
+    ),
+)
