@@ -17,6 +17,7 @@ from paddock.base.statedir import STATE_ENV
 from paddock.cli import (
     action,
     console,
+    execute,
     image,
     launch,
     node,
