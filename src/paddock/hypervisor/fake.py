@@ -288,6 +288,7 @@ class FakeDisks:
                 self._host.claim(_bytes(manifest))
                 self._host.store.save_image(manifest)
                 self._host.images[image] = manifest
+                self._host.tell()
         except (Invalid, DiskFull, OSError) as e:
             with self._host.changed:
                 self._errors[image] = str(e)
@@ -315,6 +316,8 @@ class FakeDisks:
             fake = host.fakes.get(machine) or _Fake(Saved(uuid=machine))
             old = fake.saved.disks.get(disk.name)
             smallest = old.size if old else self._image_size(disk)
+            if old and fake.on and disk.size > old.size:
+                raise Conflict("the disk can't grow while the machine runs", hint="power it off first")
             if disk.size < smallest:
                 text = f"disk {disk.name} of machine {machine} can't be {disk.size} bytes: it needs {smallest}"
                 raise Invalid(text, hint="disks only grow", field="size")

@@ -1,0 +1,69 @@
+"""Every hypervisor, one after another, under the same tests."""
+
+import importlib.util
+from collections.abc import Iterator
+from uuid import UUID, uuid4
+
+import pytest
+
+from paddock.hypervisor.base import Hypervisor
+from paddock.machine.spec import Machine
+from tests.contract.harness import Harness
+from tests.contract.specs import make_machine, system_disk
+
+QEMU = importlib.util.find_spec("paddock.hypervisor.qemu.driver") is not None
+GUEST = [pytest.mark.guest, pytest.mark.skipif(not QEMU, reason="there is no qemu driver yet")]
+KINDS = [
+    "fake",
+    "fence-fake",
+    "agent-fake",
+    pytest.param("fence-qemu", marks=GUEST),
+    pytest.param("agent-qemu", marks=GUEST),
+]
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def shared(request: pytest.FixtureRequest) -> Iterator[Harness]:
+    harness = Harness(request.param)
+    yield harness
+    harness.close()
+
+
+class Made:
+    """Machines that a test made, to be removed after it."""
+
+    def __init__(self, harness: Harness) -> None:
+        self._harness = harness
+        self.uuids: list[UUID] = []
+
+    def new(self, port: int | None = None) -> Machine:
+        """A machine with its disk, defined in epoch 1."""
+        machine = make_machine(self._harness.image.sha256, port=port)
+        self.uuids.append(machine.uuid)
+        self._harness.hypervisor.disks.ensure_disk(machine.uuid, machine.system_disk, 1)
+        self._harness.hypervisor.machines.ensure(machine, 1)
+        return machine
+
+    def disk_only(self) -> UUID:
+        uuid = uuid4()
+        self.uuids.append(uuid)
+        self._harness.hypervisor.disks.ensure_disk(uuid, system_disk(self._harness.image.sha256), 1)
+        return uuid
+
+
+@pytest.fixture
+def harness(shared: Harness) -> Harness:
+    return shared
+
+
+@pytest.fixture
+def hypervisor(harness: Harness) -> Hypervisor:
+    return harness.hypervisor
+
+
+@pytest.fixture
+def made(harness: Harness) -> Iterator[Made]:
+    made = Made(harness)
+    yield made
+    for uuid in made.uuids:
+        harness.hypervisor.machines.remove(uuid, 2**40)

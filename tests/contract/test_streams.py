@@ -1,0 +1,115 @@
+"""What comes out of a machine: its console, its screen, its log; and commands in it."""
+
+from uuid import UUID, uuid4
+
+import anyio
+import pytest
+from anyio.abc import ByteStream
+
+from paddock.base import clock
+from paddock.base.errors import Conflict, NotFound, PaddockError, Unavailable
+from paddock.hypervisor.base import Hypervisor
+from paddock.machine.spec import Power
+from tests.contract.conftest import Made
+from tests.contract.harness import Harness, until
+
+
+async def read_until(stream: ByteStream, wanted: bytes) -> bytes:
+    heard = b""
+    with anyio.fail_after(20):
+        while wanted not in heard:
+            heard += await stream.receive()
+    return heard
+
+
+def test_console_round_trip(hypervisor: Hypervisor, made: Made) -> None:
+    machine = made.new()
+    hypervisor.machines.power(machine.uuid, Power.ON, 1)
+    until(lambda: hypervisor.streams.console_log(machine.uuid, 4096), lambda log: "contract" in log)
+
+    async def talk() -> None:
+        for word in (b"first", b"second"):  # and it can be opened again
+            async with await hypervisor.streams.console(machine.uuid) as console:
+                await console.send(word)
+                assert await read_until(console, word)
+
+    anyio.run(talk)
+    log = until(lambda: hypervisor.streams.console_log(machine.uuid, 4096), lambda log: "second" in log)
+    assert "first" in log
+    assert hypervisor.streams.console_log(machine.uuid, 3) == log[-3:]
+
+
+def test_console_ends_with_the_machine(hypervisor: Hypervisor, made: Made) -> None:
+    machine = made.new()
+    hypervisor.machines.power(machine.uuid, Power.ON_PAUSED, 1)
+
+    async def watch() -> None:
+        async with await hypervisor.streams.console(machine.uuid) as console:
+            off = anyio.to_thread.run_sync(hypervisor.machines.power, machine.uuid, Power.OFF, 1)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: off)
+                with anyio.fail_after(5), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+                    await read_until(console, b"words that never come")
+
+    anyio.run(watch)
+
+
+def test_screen_speaks_rfb(hypervisor: Hypervisor, made: Made) -> None:
+    machine = made.new()
+    hypervisor.machines.power(machine.uuid, Power.ON_PAUSED, 1)
+
+    async def look() -> bytes:
+        async with await hypervisor.streams.vnc(machine.uuid) as screen:
+            return await read_until(screen, b"\n")
+
+    assert anyio.run(look).startswith(b"RFB 003.00")
+
+
+@pytest.mark.parametrize("what", ["console", "vnc"])
+def test_streams_of_a_machine_that_is_off(hypervisor: Hypervisor, made: Made, what: str) -> None:
+    async def open_of(uuid: UUID) -> None:
+        await getattr(hypervisor.streams, what)(uuid)
+
+    with pytest.raises(Conflict):
+        anyio.run(open_of, made.new().uuid)
+    with pytest.raises(NotFound):
+        anyio.run(open_of, uuid4())
+
+
+def test_log_of_a_machine_that_never_ran(hypervisor: Hypervisor, made: Made) -> None:
+    assert hypervisor.streams.console_log(made.new().uuid, 100) == ""
+
+
+def test_silent_guest_agent_is_unavailable_in_time(hypervisor: Hypervisor, made: Made) -> None:
+    machine = made.new()
+    hypervisor.machines.power(machine.uuid, Power.ON_PAUSED, 1)
+    start = clock.monotonic()
+    with pytest.raises(Unavailable):
+        hypervisor.guest.exec(machine.uuid, ("true",), "", 0.5)
+    assert clock.monotonic() - start < 3
+
+
+def test_guest_that_is_not_there(hypervisor: Hypervisor, made: Made) -> None:
+    with pytest.raises(NotFound):
+        hypervisor.guest.exec(uuid4(), ("true",), "", 0.5)
+    with pytest.raises((Conflict, Unavailable)):
+        hypervisor.guest.exec(made.new().uuid, ("true",), "", 0.5)
+
+
+def test_commands_in_a_guest(harness: Harness, made: Made) -> None:
+    if harness.real:
+        pytest.skip("the contract's image has no guest agent; tests/guests has one")
+    guest = harness.hypervisor.guest
+    machine = made.new()
+    harness.hypervisor.machines.power(machine.uuid, Power.ON, 1)
+    assert guest.exec(machine.uuid, ("echo", "a", "b"), "", 5).stdout == "a b\n"
+    assert guest.exec(machine.uuid, ("hostname",), "", 5).stdout == "contract\n"
+    assert guest.exec(machine.uuid, ("cat",), "héllo", 5).stdout == "héllo"
+    assert guest.exec(machine.uuid, ("false",), "", 5).exit_code == 1
+    assert guest.exec(machine.uuid, ("nothing-such",), "", 5).exit_code == 127
+
+
+def test_errors_are_told_with_words(hypervisor: Hypervisor) -> None:
+    with pytest.raises(PaddockError) as caught:
+        hypervisor.machines.state(uuid4())
+    assert len(caught.value.message) > 20
