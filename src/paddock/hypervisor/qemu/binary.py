@@ -1,0 +1,47 @@
+"""The QEMU program of this host: where it is, its version, and what it was built with."""
+
+import functools
+import os
+import re
+import shutil
+
+from paddock.base import run
+from paddock.base.errors import Refused
+from paddock.hypervisor.qemu.cmdline import Binary
+
+PROGRAM = "qemu-system-x86_64"
+OLDEST = (7, 2)
+_HINT = "install qemu-system-x86 (Debian 12 and newer have one that fits)"
+
+
+def find_binary() -> Binary:
+    """What QEMU can do here. Raises Refused when there is none, or none that we can use."""
+    path = shutil.which(PROGRAM)
+    if path is None:
+        raise Refused(f"{PROGRAM} is not installed", hint=_HINT)
+    return _ask(path, os.stat(path).st_mtime_ns)
+
+
+def version_of(text: str) -> str:
+    """The version in what `qemu -help` prints. Raises Refused when there is none or it is too old."""
+    found = re.search(r"QEMU emulator version (\d+)\.(\d+)(\.\d+)?", text)
+    if not found:
+        raise Refused(f"{PROGRAM} does not say its version: {text[:200]!r}", hint=_HINT)
+    version = f"{found[1]}.{found[2]}{found[3] or ''}"
+    if (int(found[1]), int(found[2])) < OLDEST:
+        raise Refused(f"QEMU {version} is too old: 7.2 is the oldest that works", hint=_HINT)
+    return version
+
+
+@functools.lru_cache(maxsize=4)
+def _ask(path: str, _changed: int) -> Binary:
+    text = run.run([path, "-help"], timeout=10).stdout
+    binary = Binary(
+        program=path,
+        version=version_of(text),
+        sandbox="-sandbox on" in text,
+        user_network="-netdev user" in text,
+    )
+    if not binary.user_network:
+        raise Refused(f"QEMU {binary.version} was built without user-mode networking", hint=_HINT)
+    return binary

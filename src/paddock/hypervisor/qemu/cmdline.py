@@ -1,0 +1,162 @@
+"""QEMU's command line for a machine: pure, and compared with golden files.
+
+Layout 1 is a promise to guests, warm images and migration: which devices there are, at which PCI address. It never
+changes; a new layout gets a new number. All files are named relative to the machine's directory.
+"""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from paddock.base.errors import Invalid
+from paddock.hypervisor.qemu.layout import image_file
+from paddock.machine.image import ImageManifest, Role
+from paddock.machine.spec import Machine
+from paddock.machine.state import Accelerator
+
+ROOT_PORTS = 8
+TCG_CACHE_MIB = 256  # of translated code, at most; QEMU's own limit is 1 GiB, more than our small guests have
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+_MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", re.IGNORECASE)
+_WORD = re.compile(r"[A-Za-z0-9._+-]+")
+
+
+@dataclass(frozen=True)
+class Binary:
+    """What the QEMU program of this host can do."""
+
+    program: str
+    version: str
+    sandbox: bool
+    user_network: bool
+
+
+def command_line(
+    machine: Machine, manifest: ImageManifest, binary: Binary, accelerator: Accelerator, paused: bool
+) -> list[str]:
+    """The words to start a machine with. Raises Invalid for a word that QEMU would take for more than one option."""
+    return [
+        binary.program,
+        *_process(machine, binary, paused),
+        *_board(machine, accelerator),
+        *_control(),
+        *_layout_1(machine),
+        *_boot(manifest),
+    ]
+
+
+def pretty(words: Sequence[str]) -> str:
+    """A command line as people read it: an option and its value on one line."""
+    lines: list[str] = []
+    for word in words:
+        if lines and not word.startswith("-") and lines[-1].startswith("-") and " " not in lines[-1]:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines) + "\n"
+
+
+def _process(machine: Machine, binary: Binary, paused: bool) -> list[str]:
+    return [
+        "-name", f"guest={escaped(machine.name)},debug-threads=on",
+        "-uuid", str(machine.uuid),
+        "-no-user-config",
+        "-nodefaults",
+        "-no-shutdown",
+        *(["-sandbox", _SANDBOX] if binary.sandbox else []),
+        *(["-S"] if paused else []),
+        "-msg", "timestamp=on",
+    ]  # fmt: skip
+
+
+def _board(machine: Machine, accelerator: Accelerator) -> list[str]:
+    kvm = accelerator == Accelerator.KVM
+    return [
+        "-machine", f"{_plain(machine.machine_type, 'machine_type')},usb=off,vmport=off",
+        "-accel", "kvm" if kvm else f"tcg,tb-size={TCG_CACHE_MIB}",
+        "-cpu", "host" if kvm else "max",
+        "-smp", f"cpus={machine.cpus},sockets=1,cores={machine.cpus},threads=1",
+        "-m", f"size={machine.memory_mib}M",
+        "-rtc", "base=utc",
+    ]  # fmt: skip
+
+
+def _control() -> list[str]:
+    return [
+        "-chardev", "socket,id=qmp0,path=qmp.sock,server=on,wait=off",
+        "-mon", "chardev=qmp0,mode=control",
+        "-chardev", "socket,id=qmp1,path=qmp2.sock,server=on,wait=off",
+        "-mon", "chardev=qmp1,mode=control",
+        "-chardev", "socket,id=serial0,path=serial.sock,server=on,wait=off,logfile=serial.log,logappend=on",
+        "-serial", "chardev:serial0",
+        "-display", "none",
+        "-vnc", "unix:vnc.sock,share=force-shared",
+    ]  # fmt: skip
+
+
+def _layout_1(machine: Machine) -> list[str]:
+    network = machine.network
+    return [
+        "-device", "VGA,id=vga0,bus=pcie.0,addr=0x1",
+        "-device", "virtio-scsi-pci,id=scsi0,bus=pcie.0,addr=0x2",
+        "-device", "virtio-serial-pci,id=serial1,bus=pcie.0,addr=0x3",
+        "-object", "rng-random,id=rng0,filename=/dev/urandom",
+        "-device", "virtio-rng-pci,rng=rng0,bus=pcie.0,addr=0x4",
+        "-device", f"vmgenid,guid={machine.uuid}",
+        *_root_ports(),
+        "-chardev", "socket,id=agent0,path=agent.sock,server=on,wait=off",
+        "-device", "virtserialport,bus=serial1.0,nr=1,chardev=agent0,name=org.qemu.guest_agent.0",
+        "-blockdev", "driver=file,node-name=system-file,filename=system.qcow2,discard=unmap",
+        "-blockdev", "driver=qcow2,node-name=system,file=system-file,discard=unmap,detect-zeroes=unmap",
+        "-device", f"scsi-hd,id=system,bus=scsi0.0,scsi-id=0,drive=system,serial={machine.uuid.hex},bootindex=1",
+        "-blockdev", "driver=file,node-name=seed-file,filename=seed.iso,read-only=on",
+        "-blockdev", "driver=raw,node-name=seed,file=seed-file,read-only=on",
+        "-device", "scsi-cd,id=seed,bus=scsi0.0,scsi-id=1,drive=seed",
+        "-netdev", f"user,id=net0,hostfwd=tcp:{_ipv4(network.ssh_address)}:{network.ssh_port}-:22",
+        "-device", f"virtio-net-pci,id=net0,netdev=net0,mac={_mac(network.mac)},bus=pcie.0,addr=0x5,romfile=",
+    ]  # fmt: skip
+
+
+def _root_ports() -> list[str]:
+    """Empty, for what is plugged in later. They share one slot, as functions."""
+    words = []
+    for n in range(ROOT_PORTS):
+        first = ",multifunction=on" if n == 0 else ""
+        words += ["-device", f"pcie-root-port,id=rp{n},bus=pcie.0,addr=0x10.{n:#x},chassis={n + 1}{first}"]
+    return words
+
+
+def _boot(manifest: ImageManifest) -> list[str]:
+    if not manifest.direct_boot:
+        return ["-boot", "strict=on"]
+    words = ["-kernel", image_file(manifest.sha256, Role.KERNEL)]
+    if manifest.file(Role.INITRD):
+        words += ["-initrd", image_file(manifest.sha256, Role.INITRD)]
+    return [*words, *(["-append", manifest.cmdline] if manifest.cmdline else [])]
+
+
+def escaped(value: str) -> str:
+    """A value inside a QEMU option: its commas are doubled."""
+    return value.replace(",", ",,")
+
+
+def _plain(value: str, field: str) -> str:
+    if not _WORD.fullmatch(value):
+        raise Invalid(f"{value!r} is no {field} that QEMU could have", field=field)
+    return value
+
+
+def _mac(value: str) -> str:
+    if not _MAC.fullmatch(value):
+        raise Invalid(f"{value!r} is not a MAC address", field="mac", hint="it looks like 52:54:00:12:34:56")
+    return value.lower()
+
+
+def _ipv4(value: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(value))
+    except ValueError as e:
+        raise Invalid(
+            f"{value!r} is not an IPv4 address", field="ssh_address", hint="user-mode networking forwards IPv4 only"
+        ) from e

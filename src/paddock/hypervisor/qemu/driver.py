@@ -1,0 +1,91 @@
+"""The QEMU driver: the four protocols of a hypervisor over one state directory."""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Literal
+from uuid import UUID
+
+import anyio
+from anyio.abc import ByteStream
+
+from paddock.base.errors import Conflict, PaddockError, Unavailable
+from paddock.hypervisor.qemu import files, identity
+from paddock.hypervisor.qemu.accel import AcceleratorChoice
+from paddock.hypervisor.qemu.disks import QemuDisks
+from paddock.hypervisor.qemu.images import ImageStore
+from paddock.hypervisor.qemu.layout import Layout
+from paddock.hypervisor.qemu.machines import QemuMachines
+from paddock.machine.state import GuestResult
+
+
+class QemuHypervisor:
+    """A host that runs machines by QEMU. One per state directory and process; guests outlive it."""
+
+    def __init__(self, state_dir: Path, accelerator: Literal["auto", "kvm", "tcg"] = "auto") -> None:
+        layout = Layout(Path(state_dir).absolute())
+        for path in (layout.root, layout.machines, layout.images, layout.overlays):
+            identity.make_directory(path)
+        self._images = ImageStore(layout, arrived=self._probe)
+        self.accelerator = AcceleratorChoice(accelerator, layout.accelerator, self._images.kernels)
+        self.machines = QemuMachines(layout, self._images, self.accelerator)
+        self.disks = QemuDisks(layout, self._images)
+        self.guest = QemuGuest(self.machines)
+        self.streams = QemuStreams(self.machines)
+
+    def close(self) -> None:
+        """Let go of connections and threads; machines go on."""
+        self._images.close()
+        self.machines.close()
+
+    def _probe(self) -> None:
+        """An image came, perhaps with the first kernel: find the accelerator before a machine waits for it."""
+        with contextlib.suppress(PaddockError):
+            self.accelerator.find()
+
+
+class QemuGuest:
+    """See `paddock.hypervisor.base.Guest`."""
+
+    def __init__(self, machines: QemuMachines) -> None:
+        self._machines = machines
+
+    def exec(self, machine: UUID, argv: tuple[str, ...], stdin: str, timeout: float) -> GuestResult:
+        live = self._machines.running(machine)
+        if not live.agent_open():
+            raise Unavailable(
+                "no guest agent answers in this machine",
+                hint="it is still booting, or its image has no qemu-guest-agent",
+            )
+        return live.agent.exec(argv, stdin, timeout)
+
+
+class QemuStreams:
+    """See `paddock.hypervisor.base.Streams`."""
+
+    def __init__(self, machines: QemuMachines) -> None:
+        self._machines = machines
+
+    async def console(self, machine: UUID) -> ByteStream:
+        live = self._machines.running(machine)
+        if await anyio.to_thread.run_sync(live.serial_taken):
+            raise Conflict("somebody else has this console open", hint="close it there, or read the console's log")
+        return await self._open(machine, "serial.sock")
+
+    async def vnc(self, machine: UUID) -> ByteStream:
+        self._machines.running(machine)
+        return await self._open(machine, "vnc.sock")
+
+    def console_log(self, machine: UUID, limit: int) -> str:
+        path = self._machines.directory(machine).serial_log
+        return files.read_tail(path, limit).decode(errors="replace")
+
+    async def _open(self, machine: UUID, name: str) -> ByteStream:
+        """By the directory's descriptor: the path of a unix socket may have 107 bytes only."""
+        fd = os.open(self._machines.directory(machine).root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return await anyio.connect_unix(f"/proc/self/fd/{fd}/{name}")
+        except OSError as e:
+            raise Unavailable(f"QEMU's {name} can't be reached: {e}") from e
+        finally:
+            os.close(fd)

@@ -1,0 +1,102 @@
+"""Files that a guest's QEMU may have planted or may be writing: read and cut without following links."""
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from paddock.base.errors import Refused
+
+
+def write_whole(path: Path, data: bytes, mode: int = 0o600, sync: bool = True) -> None:
+    """Put `data` at `path` so that whoever reads sees the old file or the new one; `sync`: after a power cut too."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fdatasync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a regular file with one name. Raises Refused when it is anything else, OSError when missing."""
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+        return fd
+    os.close(fd)
+    raise Refused(f"{path} is not a plain file", hint="somebody put it there: look who, then remove the machine")
+
+
+def read_tail(path: Path, limit: int, start: int = 0) -> bytes:
+    """The last `limit` bytes of what stands at or after `start`; nothing when there is no such file."""
+    try:
+        fd = open_regular(path)
+    except (OSError, Refused):
+        return b""
+    try:
+        size = os.fstat(fd).st_size
+        first = max(size - limit, start if start <= size else 0)
+        return os.pread(fd, min(limit, size - first), first)
+    finally:
+        os.close(fd)
+
+
+def size_of(path: Path) -> int:
+    """Bytes; 0 when there is no such file."""
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def cut(path: Path, maximum: int, keep: int) -> int:
+    """When a log has more than `maximum` bytes, keep its last `keep`. Returns how many bytes went away.
+
+    The writer appends (O_APPEND), so it goes on at the new end. What it writes in the microseconds between our last
+    read and the truncation is lost: a log may lose a few bytes in 4 MiB, the guest must not wait for us.
+    """
+    if size_of(path) <= maximum:
+        return 0
+    try:
+        fd = open_regular(path, os.O_RDWR | os.O_APPEND)
+    except (OSError, Refused):
+        return 0
+    try:
+        size = os.fstat(fd).st_size
+        kept = os.pread(fd, keep, size - keep)
+        late = os.pread(fd, keep, size)
+        os.ftruncate(fd, 0)
+        os.write(fd, kept + late)
+        return size - len(kept)
+    finally:
+        os.close(fd)
+
+
+def take_lock(path: Path, kind: int = fcntl.LOCK_EX) -> int | None:
+    """A descriptor that holds an flock on `path`, or None when somebody holds it already."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a QEMU holds the flock on `path`. (Those who look share it.)"""
+    if not path.exists():
+        return False
+    fd = take_lock(path, fcntl.LOCK_SH)
+    if fd is None:
+        return True
+    os.close(fd)
+    return False

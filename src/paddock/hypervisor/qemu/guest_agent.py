@@ -1,0 +1,234 @@
+"""A small client of the QEMU guest agent: synchronous, one call at a time, and not to be harmed by the guest.
+
+Whatever the guest sends, a call ends in its time and takes bounded memory. Each call first says
+`guest-sync-delimited` and skips all before the 0xFF byte of its answer: rests of calls that were given up.
+"""
+
+import base64
+import binascii
+import json
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from paddock.base import clock
+from paddock.base.errors import Refused, Unavailable
+from paddock.machine.state import GuestResult
+
+MAX_REPLY = 1024 * 1024  # bytes
+MAX_EXEC_REPLY = 48 * 1024 * 1024  # the guest agent keeps up to 16 MiB of each stream, sent as base64
+MAX_OUTPUT = 1024 * 1024  # bytes of each stream that we hand on
+MAX_INPUT = 256 * 1024
+CHUNK = 64 * 1024
+_DELIMITER = b"\xff"
+
+
+class GuestAgent:
+    """The guest agent of one machine. `connect` makes a socket to it, with a timeout in seconds."""
+
+    def __init__(self, connect: Callable[[float], socket.socket]) -> None:
+        self._connect = connect
+        self._lock = threading.Lock()
+
+    def ping(self, timeout: float) -> bool:
+        """Whether it answers in time."""
+        try:
+            self.call("guest-ping", timeout=timeout)
+        except (Unavailable, Refused):
+            return False
+        return True
+
+    def shutdown(self, mode: str, timeout: float) -> None:
+        """`powerdown` or `reboot`. It answers only when it refuses. Raises as `call`."""
+        self.call("guest-shutdown", {"mode": mode}, timeout, answers=False)
+
+    def read_file(self, path: str, timeout: float, limit: int = 64 * 1024) -> str | None:
+        """A small file of the guest; None when there is no such file. Raises Unavailable."""
+        deadline = clock.monotonic() + timeout
+        try:
+            handle = self.call("guest-file-open", {"path": path, "mode": "r"}, _left(deadline))
+        except Refused:
+            return None
+        try:
+            answer = self.call("guest-file-read", {"handle": handle, "count": limit}, _left(deadline))
+            return _decoded(answer, "buf-b64")
+        finally:
+            self.call("guest-file-close", {"handle": handle}, max(_left(deadline), 0.2))
+
+    def exec(self, argv: tuple[str, ...], stdin: str, timeout: float) -> GuestResult:
+        """Run a command in the guest. Raises Refused when the guest agent will not, Unavailable when it is silent or
+        the command does not end within `timeout` seconds (it goes on in the guest then)."""
+        if not argv:
+            raise Refused("there is no command to run")
+        if len(stdin.encode()) > MAX_INPUT:
+            raise Refused(f"the command's input is over {MAX_INPUT // 1024} KiB", hint="send large data over SSH")
+        deadline = clock.monotonic() + timeout
+        arguments: dict[str, Any] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
+        if stdin:
+            arguments["input-data"] = base64.b64encode(stdin.encode()).decode()
+        answer = self.call("guest-exec", arguments, _left(deadline))
+        return self._wait_for(_field(answer, "pid", int), argv, deadline, timeout)
+
+    def _wait_for(self, pid: int, argv: tuple[str, ...], deadline: float, timeout: float) -> GuestResult:
+        pause = 0.005
+        while True:
+            answer = self.call("guest-exec-status", {"pid": pid}, _left(deadline), MAX_EXEC_REPLY)
+            if _field(answer, "exited", bool):
+                return _result(answer)
+            if clock.monotonic() + pause >= deadline:
+                raise Unavailable(f"{argv[0]} did not end within {timeout:g} s; it goes on in the guest as {pid}")
+            clock.sleep(pause)
+            pause = min(pause * 1.5, 0.25)
+
+    def call(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        timeout: float = 5,
+        limit: int = MAX_REPLY,
+        answers: bool = True,
+    ) -> Any:
+        """One command and its answer. Raises Unavailable when the answer does not come in time or is none, Refused
+        with the guest agent's words when it refuses."""
+        deadline = clock.monotonic() + timeout
+        if not self._lock.acquire(timeout=max(timeout, 0)):
+            raise Unavailable("the guest agent is busy with another call", hint="try again")
+        try:
+            return self._call(command, arguments, deadline, limit, answers)
+        except OSError as e:
+            raise Unavailable(f"the guest agent can't be reached: {e}") from e
+        finally:
+            self._lock.release()
+
+    def _call(self, command: str, arguments: dict[str, Any] | None, deadline: float, limit: int, answers: bool) -> Any:
+        with self._connect(_left(deadline)) as sock:
+            reader = _Reader(sock, deadline, limit)
+            token = secrets.randbits(31)
+            _send(sock, _DELIMITER + _line("guest-sync-delimited", {"id": token}), deadline)
+            reader.skip_past(_DELIMITER)
+            while _json(reader.line()).get("return") != token:  # an older call's answer
+                reader.skip_past(_DELIMITER)
+            _send(sock, _line(command, arguments), deadline)
+            if not answers:
+                return _refusal(sock, command)
+            return _returned(_json(reader.line()), command)
+
+
+class _Reader:
+    """Bytes from the guest until a delimiter, in limited time and memory."""
+
+    def __init__(self, sock: socket.socket, deadline: float, limit: int) -> None:
+        self._sock = sock
+        self._deadline = deadline
+        self._limit = limit
+        self._taken = 0
+        self._buffer = bytearray()
+
+    def skip_past(self, delimiter: bytes) -> None:
+        while (at := self._buffer.find(delimiter)) < 0:
+            self._buffer.clear()
+            self._more()
+        del self._buffer[: at + 1]
+
+    def line(self) -> bytes:
+        searched = 0
+        while (at := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            self._more()
+        found = bytes(self._buffer[:at])
+        del self._buffer[: at + 1]
+        return found
+
+    def _more(self) -> None:
+        self._sock.settimeout(_left(self._deadline))
+        try:
+            data = self._sock.recv(CHUNK)
+        except TimeoutError as e:
+            raise Unavailable("the guest agent does not answer") from e
+        if not data:
+            raise Unavailable("the guest agent's channel was closed")
+        self._taken += len(data)
+        if self._taken > self._limit:
+            raise Unavailable(f"the guest agent's answer is over {self._limit // 1024} KiB")
+        self._buffer += data
+
+
+def _line(command: str, arguments: dict[str, Any] | None) -> bytes:
+    message: dict[str, Any] = {"execute": command}
+    if arguments:
+        message["arguments"] = arguments
+    return json.dumps(message).encode() + b"\n"
+
+
+def _send(sock: socket.socket, data: bytes, deadline: float) -> None:
+    sock.settimeout(_left(deadline))
+    try:
+        sock.sendall(data)
+    except TimeoutError as e:
+        raise Unavailable("the guest agent does not read") from e
+
+
+def _refusal(sock: socket.socket, command: str) -> None:
+    """An error that comes at once, for a command whose success is silent."""
+    sock.settimeout(0.1)
+    try:
+        data = sock.recv(CHUNK)
+    except TimeoutError:
+        return
+    if data.strip():
+        _returned(_json(data.split(b"\n")[0]), command)
+
+
+def _json(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as e:
+        raise Unavailable("the guest agent's answer is not JSON") from e
+    if not isinstance(value, dict):
+        raise Unavailable("the guest agent's answer is not an object")
+    return value
+
+
+def _returned(answer: dict[str, Any], command: str) -> Any:
+    if "return" in answer:
+        return answer["return"]
+    error = answer.get("error")
+    said = str(error.get("desc", error))[:500] if isinstance(error, dict) else "an answer without result"
+    raise Refused(f"the guest agent refuses {command}: {said}")
+
+
+def _field(answer: Any, name: str, kind: type[Any]) -> Any:
+    value = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(value, kind):
+        raise Unavailable(f"the guest agent's answer has no {name}")
+    return value
+
+
+def _decoded(answer: Any, name: str) -> str:
+    text = answer.get(name, "") if isinstance(answer, dict) else None
+    try:
+        return base64.b64decode(text, validate=False)[:MAX_OUTPUT].decode(errors="replace")  # type: ignore[arg-type]
+    except (TypeError, ValueError, binascii.Error) as e:
+        raise Unavailable(f"the guest agent's {name} is not base64") from e
+
+
+def _result(answer: dict[str, Any]) -> GuestResult:
+    code = answer.get("exitcode")
+    killed_by = answer.get("signal")
+    return GuestResult(
+        exit_code=code if isinstance(code, int) else 128 + killed_by if isinstance(killed_by, int) else 255,
+        stdout=_decoded(answer, "out-data"),
+        stderr=_decoded(answer, "err-data"),
+        truncated=bool(answer.get("out-truncated") or answer.get("err-truncated"))
+        or any(len(str(answer.get(name, ""))) > MAX_OUTPUT * 4 / 3 + 4 for name in ("out-data", "err-data")),
+    )
+
+
+def _left(deadline: float) -> float:
+    """Seconds until then. Raises Unavailable when it is past."""
+    left = deadline - clock.monotonic()
+    if left <= 0:
+        raise Unavailable("the guest agent does not answer in time")
+    return left

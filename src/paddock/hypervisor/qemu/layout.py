@@ -1,0 +1,91 @@
+"""Where things lie on a node: paths only.
+
+QEMU runs with its machine's directory as its working directory and names everything relative to it, because a unix
+socket's path may have 107 bytes only. We reach those sockets by the directory's descriptor, for the same reason.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from paddock.machine.image import Role
+
+
+@dataclass(frozen=True)
+class MachineDir:
+    """All that a machine has on its node."""
+
+    root: Path
+
+    @property
+    def spec(self) -> Path:
+        """The last accepted definition."""
+        return self.root / "spec.json"
+
+    @property
+    def run(self) -> Path:
+        """The process that runs it or ran it last: pid, since when, how it ended."""
+        return self.root / "run.json"
+
+    @property
+    def lock(self) -> Path:
+        """Flocked by QEMU itself (it inherits the descriptor), from before its start to its very end."""
+        return self.root / "lock"
+
+    @property
+    def system_disk(self) -> Path:
+        return self.root / "system.qcow2"
+
+    @property
+    def seed(self) -> Path:
+        return self.root / "seed.iso"
+
+    @property
+    def serial_log(self) -> Path:
+        return self.root / "serial.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        return self.root / "qemu.log"
+
+
+SOCKETS = ("qmp.sock", "qmp2.sock", "agent.sock", "serial.sock", "vnc.sock")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A node's state directory."""
+
+    root: Path
+
+    @property
+    def machines(self) -> Path:
+        return self.root / "machines"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    @property
+    def overlays(self) -> Path:
+        """Empty overlays, made once and copied: a copy is 70 times as fast as `qemu-img create`."""
+        return self.root / "overlays"
+
+    @property
+    def accelerator(self) -> Path:
+        """What the probe found, and on which hardware and kernel."""
+        return self.root / "accelerator.json"
+
+    def machine(self, uuid: UUID) -> MachineDir:
+        return MachineDir(self.machines / str(uuid))
+
+    def image(self, sha256: str) -> Path:
+        return self.images / sha256
+
+    def overlay(self, sha256: str, size: int) -> Path:
+        return self.overlays / f"{sha256}-{size}.qcow2"
+
+
+def image_file(sha256: str, role: Role) -> str:
+    """An image's file as QEMU names it from inside a machine's directory."""
+    return f"../../images/{sha256}/{role}"

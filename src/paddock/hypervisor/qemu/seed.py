@@ -1,0 +1,79 @@
+"""What cloud-init's NoCloud source reads from a machine's second disk: pure texts, and the ISO that holds them."""
+
+import io
+import json
+import re
+
+import pycdlib
+
+from paddock.machine.spec import Machine, Seed
+
+LABEL = "cidata"  # NoCloud looks for a file system of this label
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9.-]*")
+_YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
+
+
+def seed_files(machine: Machine) -> dict[str, str]:
+    """The files of the seed by name."""
+    return {
+        "meta-data": _meta_data(machine.seed),
+        "user-data": machine.seed.user_data or "#cloud-config\n{}\n",
+        "vendor-data": _vendor_data(machine.seed),
+        "network-config": _network_config(machine.network.mac),
+    }
+
+
+def seed_iso(files: dict[str, str]) -> bytes:
+    """An ISO 9660 image with Joliet and Rock Ridge names that holds the files."""
+    iso = pycdlib.PyCdlib()
+    iso.new(interchange_level=3, vol_ident=LABEL, joliet=3, rock_ridge="1.09")
+    try:
+        for name, text in files.items():
+            data = text.encode()
+            plain = name.upper().replace("-", "_")
+            iso.add_fp(io.BytesIO(data), len(data), f"/{plain}.;1", rr_name=name, joliet_path=f"/{name}")
+        out = io.BytesIO()
+        iso.write_fp(out)
+        return out.getvalue()
+    finally:
+        iso.close()
+
+
+def _meta_data(seed: Seed) -> str:
+    lines = [f"instance-id: {_scalar(seed.instance_id)}", f"local-hostname: {_scalar(seed.hostname)}"]
+    if seed.ssh_keys:
+        lines += ["public-keys:", *(f"  - {json.dumps(key.strip(), ensure_ascii=False)}" for key in seed.ssh_keys)]
+    return "\n".join(lines) + "\n"
+
+
+def _vendor_data(seed: Seed) -> str:
+    """Lies under the user's own data: whatever that says too, it wins. The SSH keys come by meta-data."""
+    lines = ["#cloud-config", "disable_root: false", "manage_etc_hosts: localhost"]
+    lines += [f"ssh_pwauth: {'true' if seed.password_hash else 'false'}"]
+    if seed.password_hash:
+        lines += _root_password(seed.password_hash)
+    return "\n".join(lines) + "\n"
+
+
+def _root_password(password_hash: str) -> list[str]:
+    return [
+        "chpasswd:",
+        "  expire: false",
+        "  users:",
+        f"    - {{name: root, type: hash, password: {json.dumps(password_hash)}}}",
+        "write_files:",
+        "  - path: /etc/ssh/sshd_config.d/10-paddock.conf",
+        '    permissions: "0600"',
+        r'    content: "PermitRootLogin yes\n"',
+    ]
+
+
+def _network_config(mac: str) -> str:
+    return (
+        f"version: 2\nethernets:\n  nic0:\n    match:\n      macaddress: {json.dumps(mac.lower())}\n    dhcp4: true\n"
+    )
+
+
+def _scalar(text: str) -> str:
+    """A YAML string: plain where nobody could take it for a number or a truth value."""
+    return text if _PLAIN.fullmatch(text) and text.lower() not in _YAML_WORDS else json.dumps(text, ensure_ascii=False)
