@@ -103,6 +103,7 @@ class Cluster:
         end = clock.monotonic() + START_WITHIN
         while why := self.answers():
             if (child and child.poll() is not None) or clock.monotonic() > end:
+                self.stop()
                 raise Unavailable(f"PostgreSQL did not start: {why}; it said: {tail(log)}", hint=f"see {log}")
             clock.sleep(0.02)
         server = self.running()
@@ -210,11 +211,11 @@ def _quoted(path: Path) -> str:
     return '"' + str(path).replace('"', '""') + '"'
 
 
-def tail(log: Path, size: int = 1500) -> str:
-    """The last lines of a log."""
+def tail(log: Path, size: int = 1500, after: int = 0) -> str:
+    """The last lines of a log, at most `size` bytes of them, and nothing of its first `after` bytes."""
     try:
         with log.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - size))
-            return file.read().decode(errors="replace").strip()
+            file.seek(max(after, file.seek(0, os.SEEK_END) - size))
+            return file.read(size).decode(errors="replace").strip()
     except OSError:
         return ""

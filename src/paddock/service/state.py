@@ -18,6 +18,7 @@ from pathlib import Path
 import paddock
 from paddock.base import clock
 from paddock.base.errors import Conflict, Refused
+from paddock.base.files import write_private
 from paddock.base.run import Identity, run
 from paddock.base.statedir import StateDir
 from paddock.service import procs
@@ -128,8 +129,11 @@ def passable(path: Path, identity: Identity | None) -> bool:
 
 
 def socket_directory(wanted: Path, longest: str, identity: Identity | None) -> Path:
-    """`wanted`, if the path of the socket `longest` in it fits; else a fresh private directory with a short path."""
-    if len(os.fsencode(wanted / longest)) <= SOCKET_PATH_LIMIT:
+    """`wanted`, if a socket `longest` in it has a path that fits; else a fresh private directory with a short path.
+
+    A path with a comma does not fit either: PostgreSQL's clients take it for a list.
+    """
+    if len(os.fsencode(wanted / longest)) <= SOCKET_PATH_LIMIT and "," not in str(wanted):
         return wanted
     runtime = os.environ.get("XDG_RUNTIME_DIR", "") if os.geteuid() else "/run"
     base = runtime if runtime and os.access(runtime, os.W_OK | os.X_OK) else "/tmp"  # noqa: S108 (mkdtemp: 0700, random)
@@ -137,19 +141,6 @@ def socket_directory(wanted: Path, longest: str, identity: Identity | None) -> P
     if identity:
         os.chown(made, identity.uid, identity.gid)
     return made
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file 0600, whole or not at all."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _make_root(root: Path) -> None:
@@ -178,7 +169,9 @@ def _check_owner(root: Path) -> None:
 
 def _claim(state: StateDir) -> None:
     """Put our marker into an empty directory. `paddock.toml` may be there before us."""
-    strangers = [p.name for p in state.root.iterdir() if p != state.config and not p.name.startswith(".paddock-state")]
+    strangers = [
+        p.name for p in state.root.iterdir() if p != state.config and not p.name.startswith(f".{state.marker.name}")
+    ]
     if state.marker.exists():
         return  # another `paddock up` was here a moment ago
     if strangers:
