@@ -20,7 +20,7 @@ from paddock.base.errors import PaddockError, Refused
 from paddock.hypervisor.qemu import files
 from paddock.hypervisor.qemu.binary import find_binary
 from paddock.hypervisor.qemu.cmdline import Binary
-from paddock.hypervisor.qemu.identity import KVM
+from paddock.hypervisor.qemu.identity import KVM, USER, kvm_hint, vm_identity
 from paddock.machine.state import Accelerator
 
 LIMIT = 5.0  # seconds for a kernel's first line
@@ -93,6 +93,8 @@ def probe(binary: Binary, kernels: list[Path]) -> Finding:
     start = clock.monotonic()
     said = _first_line(binary, kernel)
     seconds = clock.monotonic() - start
+    if FIRST_LINE in said and (hint := kvm_hint(vm_identity())):
+        return Finding(Accelerator.TCG, f"KVM works, but QEMU's user {USER} may not open /dev/kvm", hint)
     if FIRST_LINE in said:
         return Finding(Accelerator.KVM, f"a probe guest ran under KVM ({seconds:.1f} s)")
     last = said.decode(errors="replace").strip().splitlines()[-1:] or ["nothing"]

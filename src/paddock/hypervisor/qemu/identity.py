@@ -1,7 +1,6 @@
 """As whom QEMU runs: as root we drop to `paddock-vm`; a plain user's guests run as that user."""
 
 import functools
-import grp
 import logging
 import os
 import pwd
@@ -61,12 +60,20 @@ def give(path: Path, *, writable: bool) -> None:
             path.chmod(0o640)
 
 
+def kvm_hint(identity: Identity | None) -> str:
+    """What to do so that QEMU's user may open /dev/kvm; empty when it may."""
+    status = KVM.stat()
+    if identity is None or status.st_mode & 0o006 == 0o006:
+        return ""
+    if status.st_mode & 0o060 == 0o060 and status.st_gid in identity.groups:
+        return ""
+    return f"let it: `chgrp kvm {KVM} && chmod 660 {KVM}`, which udev's rules do on most systems"
+
+
 def _kvm_group() -> tuple[int, ...]:
-    """The group that may open /dev/kvm, if it is not everybody's."""
+    """The group that may open /dev/kvm; root's is not given away."""
     try:
-        return (KVM.stat().st_gid,)
+        group = KVM.stat().st_gid
     except FileNotFoundError:
-        try:
-            return (grp.getgrnam("kvm").gr_gid,)
-        except KeyError:
-            return ()
+        return ()
+    return (group,) if group else ()

@@ -40,6 +40,7 @@ class Live:
     asked: Callable[["Live", str], None]
     serial_from: int = 0
     status: str = ""
+    ending: str = ""  # why it will end
     qmp: Qmp | None = None
     signs: Signs = field(default_factory=Signs)
     agent: GuestAgent = field(init=False)

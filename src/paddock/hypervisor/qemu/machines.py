@@ -219,6 +219,7 @@ class QemuMachines:
 
     def _asked(self, slot: Slot, live: Live, why: str) -> None:
         """Write down that it is going to end, and why, before it does."""
+        live.ending = live.ending or why
         with slot.saving:
             if slot.live is not live or slot.run.ending:
                 return
@@ -236,7 +237,7 @@ class QemuMachines:
             self._watcher.drop(live.process.pidfd)
             how, said = live.process.reap(), process.last_words(slot.directory, slot.run.log_from)
             with self._changed:
-                slot.run = _ending(slot.run, how, said)
+                slot.run = _ending(slot.run, how, said, live.ending)
                 slot.live = None
                 self._tell()
             self._save(slot)
@@ -351,10 +352,10 @@ def _state(slot: Slot) -> MachineState:
     )
 
 
-def _ending(run: Run, how: str, said: str) -> Run:
+def _ending(run: Run, how: str, said: str, asked: str = "") -> Run:
     """The record of a run that is over."""
-    if run.ending:
-        return Run(phase=Phase.OFF, since=clock.now(), reason=run.ending)
+    if ending := run.ending or asked:
+        return Run(phase=Phase.OFF, since=clock.now(), reason=ending)
     reason = f"{how}; its last words: {start.shortened(said)}" if said else how
     return Run(phase=Phase.CRASHED, since=clock.now(), reason=reason)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from paddock.base import clock
 from paddock.base.errors import Conflict, PortTaken, Refused, Unavailable
-from paddock.hypervisor.qemu import files, process
+from paddock.hypervisor.qemu import files, identity, process
 from paddock.hypervisor.qemu.layout import MachineDir
 from paddock.hypervisor.qemu.process import Process
 from paddock.hypervisor.qemu.qmp import OnEvent, Qmp, QmpThread
@@ -48,6 +48,7 @@ def launch(words: list[str], directory: MachineDir) -> Process:
     """Start QEMU under the machine's lock. Raises Conflict when one runs already, Refused when it can't start."""
     lock = _lock(directory)
     try:
+        _hand_over(directory)
         return process.start(words, directory, lock)
     finally:
         os.close(lock)
@@ -98,6 +99,15 @@ def _port_error(network: UserNetwork, error: OSError | None) -> PortTaken | Refu
     if error is None or error.errno == errno.EADDRINUSE:
         return PortTaken(f"{where} is in use by another program", hint="take another port, or end that program")
     return Refused(f"{where} can't be listened on: {error.strerror}", hint="choose another address or port range")
+
+
+def _hand_over(directory: MachineDir) -> None:
+    """What QEMU writes belongs to its user, even where an earlier run was another one's."""
+    identity.make_machine_directory(directory.root)
+    identity.give(directory.seed, writable=False)
+    os.close(os.open(directory.serial_log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    for path in (directory.system_disk, directory.serial_log):
+        identity.give(path, writable=True)
 
 
 def _lock(directory: MachineDir) -> int:
