@@ -1,0 +1,38 @@
+"""Django on a real PostgreSQL, and a node whose hypervisor is the fake in a process of its own."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cloud import database
+
+database.start()
+os.environ["DJANGO_SETTINGS_MODULE"] = "paddock.cloud.settings"
+
+import paddock.cloud.prepare as prepare  # sets Django up
+
+from tests.agent.process import AgentProcess
+from tests.cloud.harness import Cloud
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _schema() -> None:
+    prepare.main()
+
+
+@pytest.fixture(scope="session")
+def agent() -> Iterator[AgentProcess]:
+    process = AgentProcess()
+    process.start()
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def cloud(agent: AgentProcess) -> Iterator[Cloud]:
+    """A cloud of one fake node with room for everything, and a ready image."""
+    cloud = Cloud(agent)
+    cloud.reset()
+    yield cloud
+    cloud.reset()

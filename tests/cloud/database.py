@@ -1,0 +1,32 @@
+"""A real PostgreSQL for the tests of this run, in a state directory of its own."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from paddock.base.statedir import DATABASE_ENV, STATE_ENV, StateDir
+from paddock.service import pgupgrade, state
+
+
+def start() -> StateDir:
+    """Start it, point the environment at it, and have it ended with this process. Done once per process."""
+    if done := os.environ.get("PADDOCK_TEST_STARTED"):
+        return StateDir(Path(done))
+    root = Path(tempfile.mkdtemp(prefix="pkdb-", dir="/tmp"))
+    root.rmdir()  # made anew by its owner, with the right permissions
+    where = StateDir(root)
+    state.make(where)
+    cluster = pgupgrade.prepare(where, lambda _: None)
+    cluster.start(where.log / "postgresql.log")
+    owner = os.getpid()
+
+    def end() -> None:
+        if os.getpid() == owner:
+            cluster.stop()
+            shutil.rmtree(root, ignore_errors=True)
+
+    atexit.register(end)
+    os.environ.update({DATABASE_ENV: cluster.url, STATE_ENV: str(root), "PADDOCK_TEST_STARTED": str(root)})
+    return where

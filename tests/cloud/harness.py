@@ -1,0 +1,159 @@
+"""A cloud in the test's own process: real rows, real engine, a real agent; only the queue is turned by hand."""
+
+import hashlib
+import os
+import signal
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from paddock.base import clock
+from paddock.cloud.flows import engine, image, node, server  # noqa: F401  # registers the flows
+from paddock.cloud.flows.engine import Flow, advance
+from paddock.cloud.flows.steps import Gone
+from paddock.cloud.models import Action, Event, Image, ImageCopy, Living, Node, Project, Server, ServerType, SSHKey
+from paddock.cloud.nodes import hypervisor
+from paddock.hypervisor.base import Hypervisor
+from paddock.images.store import ImageStore
+from paddock.machine.image import Role
+from paddock.machine.spec import GIB
+from tests.agent.process import AgentProcess
+
+PATIENCE = 20.0  # seconds until a flow must have come to rest
+
+
+class Cloud:
+    """What a test needs to act on a cloud and to look at it."""
+
+    def __init__(self, agent: AgentProcess) -> None:
+        self.agent = agent
+
+    def reset(self) -> None:
+        """Back to one node, one image, nothing else: rows here, machines there."""
+        for uuid in [m.uuid for m in self.node_says()]:
+            self.host().machines.remove(uuid, 2**40)
+        for model in (Server, Action, Event, ImageCopy, SSHKey):
+            model.objects.all().delete()
+        Image.objects.filter(project__isnull=False).delete()
+        Node.objects.exclude(name="n1").delete()
+        Node.objects.filter(name="n1").update(
+            url=self.agent.url, state="up", problem="", cpus=1000, memory_mib=10**7, disk_gib=10**6, claimed_cpus=0,
+            claimed_memory_mib=0, claimed_disk_gib=0, last_number=0, ssh_ports=100, first_ssh_port=2200,
+            cpu_overcommit=1.0, memory_overcommit=1.0,
+            facts={"accelerator": "tcg"}, settings={"cpus": 1000, "memory_mib": 10**7, "disk_gib": 10**6},
+        )  # fmt: skip
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM procrastinate_jobs")
+        make_image_ready()
+
+    @property
+    def node(self) -> Node:
+        return Node.objects.get(name="n1")
+
+    def host(self) -> Hypervisor:
+        return hypervisor(Node(name="n1", url=self.agent.url))
+
+    def node_says(self) -> tuple[Any, ...]:
+        return self.host().machines.changes(0, 0).machines
+
+    def project(self) -> Project:
+        return Project.objects.get(name="default")
+
+    def new_server(self, name: str = "web-1", plan: str = "nano", **fields: Any) -> Server:
+        """A server that was asked for, and has not yet been placed."""
+        kind = ServerType.objects.get(name=plan)
+        row = Server(
+            project=fields.pop("project", self.project()), name=name, server_type=kind, cores=kind.cores,
+            memory_mib=kind.memory_mib, disk_gib=kind.disk_gib,
+            image=Image.objects.get(project=None, name="tiny"), **fields,
+        )  # fmt: skip
+        server.create(row)
+        return row
+
+    def running_server(self, name: str = "web-1") -> Server:
+        row = self.new_server(name)
+        self.settle()
+        row.refresh_from_db()
+        assert row.status == "running", row.problem
+        return row
+
+    def settle(self) -> None:
+        """Do all that is due, and what becomes due, until everything rests."""
+        end = clock.monotonic() + PATIENCE
+        while waiting := list(_unfinished()):
+            assert clock.monotonic() < end, f"did not come to rest: {[(r.step, r.waiting_for) for _, r in waiting]}"
+            due = [(flow, row) for flow, row in waiting if _is_due(row)]
+            for flow, row in due:
+                advance(flow, row.pk)
+            if not due:
+                clock.sleep(0.05)
+
+    def nothing_left(self) -> None:
+        """No server anywhere: no row, no machine, no claim, no port."""
+        assert not Server.objects.exists()
+        assert self.node_says() == ()
+        n = self.node
+        assert (n.claimed_cpus, n.claimed_memory_mib, n.claimed_disk_gib) == (0, 0, 0)
+        assert not Action.objects.filter(status="running").exists()
+
+
+def _unfinished() -> list[tuple[Flow[Living], Living]]:
+    return [(f, r) for f in Flow.registry.values() for r in f.model._default_manager.filter(next_at__isnull=False)]
+
+
+def _is_due(row: Living) -> bool:
+    return type(row)._default_manager.filter(Q(next_at__lte=Now()), pk=row.pk).exists()
+
+
+def make_image_ready(name: str = "tiny") -> Image:
+    """Give the catalogue's image a content that the fake accepts."""
+    row = Image.objects.get(project=None, name=name)
+    if row.state == "ready" and settings.STATE.images.joinpath(row.sha256).is_dir():
+        return row
+    work = settings.STATE.uploads / "content"
+    work.write_bytes(hashlib.sha256(name.encode()).digest() * 64)
+    manifest = ImageStore(settings.STATE.images).publish({Role.DISK: work}, name=name, disk_size=GIB)
+    Image.objects.filter(pk=row.pk).update(
+        state="ready", sha256=manifest.sha256, manifest=manifest.model_dump(mode="json"), next_at=None, step="rest"
+    )
+    row.refresh_from_db()
+    return row
+
+
+def in_worker_that_dies(flow: Flow[Any], row_id: int, step: str, moment: str) -> bool:
+    """Run the flow in a process of its own that is SIGKILLed at a step: `before` its outcome is written, or `after`.
+
+    Returns whether it came to that point (else it ended by itself, the flow having taken another way).
+    """
+    connection.close()
+    child = os.fork()
+    if child == 0:
+        _die_at(step, moment)
+        try:
+            advance(flow, row_id)
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def _die_at(step: str, moment: str) -> None:
+    """Before: what the step did to the world is done, and not written down. After: it is written down."""
+    attempt, record = engine._attempt, engine._record
+
+    def die_before(flow: Any, row: Any) -> Any:
+        here, outcome = row.step, attempt(flow, row)
+        if here == step and (moment == "before" or isinstance(outcome, Gone)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return outcome
+
+    def die_after(flow: Any, row: Any, outcome: Any, spent: float) -> bool:
+        here, waits = row.step, record(flow, row, outcome, spent)
+        if here == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return waits
+
+    engine._attempt, engine._record = die_before, die_after

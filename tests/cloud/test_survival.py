@@ -1,0 +1,134 @@
+"""Every step three ways: its worker is killed, it runs twice, delete arrives right after it."""
+
+import pytest
+from django.db.models import F
+from django.db.models.functions import Now
+
+from paddock.cloud.flows import engine, server
+from paddock.cloud.flows.engine import Flow, advance
+from paddock.cloud.models import Action, Event, Server
+from tests.cloud.harness import Cloud, in_worker_that_dies
+
+FLOW = Flow.registry["server"]
+LIVES = {
+    "create_server": ["place", "image", "clone", "cloud_init", "start", "watch"],
+    "start_server": ["cloud_init", "start", "watch"],
+    "shutdown_server": ["shutdown", "await_off"],
+    "stop_server": ["power_off"],
+    "reboot_server": ["reboot", "watch"],
+    "reset_server": ["reset", "watch"],
+    "delete_server": ["destroy", "forget"],
+}
+POINTS = [(command, step) for command, steps in LIVES.items() for step in steps]
+ENDS = {"stop_server": "off", "shutdown_server": "off"}
+
+
+def begin(cloud: Cloud, command: str) -> Server:
+    """A server of which this was just asked, and nothing done yet."""
+    if command == "create_server":
+        return cloud.new_server()
+    row = cloud.running_server()
+    if command == "start_server":
+        server.ask(row, "stop_server")
+        cloud.settle()
+    if command == "delete_server":
+        server.delete(row)
+    else:
+        server.ask(row, command)
+    return row
+
+
+def ended_as_asked(cloud: Cloud, row: Server, command: str) -> None:
+    action = Action.objects.filter(row_id=row.pk, command=command).latest("id")
+    assert action.status == "success", action.error_message
+    if command == "delete_server":
+        return cloud.nothing_left()
+    row.refresh_from_db()
+    assert row.status == ENDS.get(command, "running")
+    assert [m.phase for m in cloud.node_says()] == [row.status]
+    assert cloud.node.claimed_cpus == row.cores
+    server.delete(row)
+    cloud.settle()
+    return cloud.nothing_left()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize(("command", "step"), POINTS)
+def test_worker_killed(cloud: Cloud, command: str, step: str, moment: str) -> None:
+    row = begin(cloud, command)
+    assert in_worker_that_dies(FLOW, row.pk, step, moment), "the flow never came to this step"
+    cloud.settle()
+    ended_as_asked(cloud, row, command)
+
+
+@pytest.mark.parametrize(("command", "step"), POINTS)
+def test_step_runs_twice(cloud: Cloud, command: str, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = begin(cloud, command)
+    ran = []
+    attempt = engine._attempt
+
+    def twice(flow: Flow, row: Server) -> object:  # type: ignore[type-arg]
+        first = attempt(flow, row)
+        if row.step != step or row.step == "forget":
+            return first
+        ran.append(step)
+        return attempt(flow, row)
+
+    monkeypatch.setattr(engine, "_attempt", twice)
+    cloud.settle()
+    monkeypatch.undo()
+    assert ran or step == "forget"
+    ended_as_asked(cloud, row, command)
+
+
+@pytest.mark.parametrize(("command", "step"), [p for p in POINTS if p[0] != "delete_server"])
+def test_delete_arrives(cloud: Cloud, command: str, step: str) -> None:
+    row = begin(cloud, command)
+    assert in_worker_that_dies(FLOW, row.pk, step, "after")
+    server.delete(row)
+    cloud.settle()
+    cloud.nothing_left()
+    assert Action.objects.get(row_id=row.pk, command="delete_server").status == "success"
+    assert Action.objects.filter(row_id=row.pk, command=command).latest("id").status in ("success", "error")
+
+
+def test_every_step_is_on_some_way() -> None:
+    walked = {step for steps in LIVES.values() for step in steps}
+    assert walked | {"rest", "look"} == set(FLOW.steps())
+
+
+def test_paused_worker_is_refused(cloud: Cloud) -> None:
+    """A worker that went on after another took the row writes nothing."""
+    row = cloud.new_server()
+    stale = engine._take(FLOW, row.pk)
+    advance(FLOW, row.pk)
+    with pytest.raises(engine.LeaseLost):
+        engine._write(stale, {"step": "place", "next_at": Now()})
+    row.refresh_from_db()
+    assert row.status == "running"
+    cloud.settle()
+
+
+def test_wake_during_a_step_is_not_lost(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody asks while the last step runs: the worker sees it before it lets go."""
+    row = cloud.running_server()
+    rest, asked = server.ServerFlow.rest, []
+
+    def slow_rest(self: server.ServerFlow, server_row: Server) -> object:
+        outcome = rest(self, server_row)
+        if not asked:
+            asked.append(server.ask(Server.objects.get(pk=row.pk), "stop_server"))
+        return outcome
+
+    slow_rest.info, slow_rest.__name__ = rest.info, "rest"  # type: ignore[attr-defined]
+    monkeypatch.setattr(server.ServerFlow, "rest", slow_rest)
+    Server.objects.filter(pk=row.pk).update(next_at=Now(), wakes=F("wakes") + 1)
+    advance(FLOW, row.pk)
+    row.refresh_from_db()
+    assert row.status == "off"
+
+
+def test_timeline_tells_every_step(cloud: Cloud) -> None:
+    row = cloud.running_server()
+    told = list(Event.objects.filter(row_id=row.pk, outcome="done").order_by("id").values_list("step", flat=True))
+    assert told == LIVES["create_server"]
