@@ -4,7 +4,6 @@ Given a directory, its machines outlive the process like QEMU's do. It does wron
 It keeps no epochs: `fence.Fenced` does that for every driver.
 """
 
-import hashlib
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from paddock import __version__
 from paddock.base import clock
 from paddock.base.errors import Conflict, DiskFull, Invalid, NotFound, PortTaken, Unavailable
 from paddock.hypervisor.base import Capabilities
-from paddock.hypervisor.fake_store import Saved, Store
+from paddock.hypervisor.fake_store import Saved, Store, check_files, total_bytes
 from paddock.hypervisor.fake_streams import RFB_VERSION, BlankScreen, LocalStream
 from paddock.hypervisor.faults import FaultOrder, Faults
 from paddock.machine.image import ImageManifest
@@ -84,7 +83,7 @@ class FakeHypervisor:
                 self.hold_port(fake)
         self.states = {u: fake.saved.state() for u, fake in self.fakes.items() if fake.saved.machine}
         self.used = sum(d.size for f in self.fakes.values() for d in f.saved.disks.values())
-        self.used += sum(_bytes(m) for m in self.images.values())
+        self.used += sum(total_bytes(m) for m in self.images.values())
         # A cursor of an earlier process is never one of ours, so that who holds it is answered at once.
         self.cursor = int(clock.now().timestamp() * 1000)
         self.machines = FakeMachines(self)
@@ -264,7 +263,7 @@ class FakeDisks:
         self._errors: dict[str, str] = {}
 
     def ensure_image(self, manifest: ImageManifest, source: str) -> Progress:
-        host, image, total = self._host, manifest.sha256, _bytes(manifest)
+        host, image, total = self._host, manifest.sha256, total_bytes(manifest)
         with host.faults.around("ensure_image"):
             with host.changed:
                 if image not in host.images and image not in self._copies and image not in self._errors:
@@ -283,9 +282,9 @@ class FakeDisks:
     def _copy(self, manifest: ImageManifest, source: Path) -> None:
         image = manifest.sha256
         try:
-            _verify(manifest, source)
+            check_files(manifest, source)
             with self._host.changed:
-                self._host.claim(_bytes(manifest))
+                self._host.claim(total_bytes(manifest))
                 self._host.store.save_image(manifest)
                 self._host.images[image] = manifest
                 self._host.tell()
@@ -308,7 +307,7 @@ class FakeDisks:
                     raise Conflict(f"image {image} is in use by machine {fake.saved.uuid}", hint="delete it first")
             if manifest := host.images.pop(image, None):
                 host.store.forget_image(image)
-                host.used -= _bytes(manifest)
+                host.used -= total_bytes(manifest)
 
     def ensure_disk(self, machine: UUID, disk: Disk, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
         host = self._host
@@ -392,23 +391,3 @@ def _pretend(machine: Machine | None, argv: tuple[str, ...], stdin: str) -> Gues
     if name not in answers:
         return GuestResult(exit_code=127, stdout="", stderr=f"{argv[0]}: not found\n")
     return GuestResult(exit_code=int(name == "false"), stdout=answers[name], stderr="")
-
-
-def _verify(manifest: ImageManifest, source: Path) -> None:
-    """Raises Invalid or OSError when a file of the image is missing, of another size or of another content."""
-    for file in manifest.files:
-        path = source / file.role
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError as e:
-            raise Invalid(f"image {manifest.name} has no file {path}") from e
-        if size != file.size:
-            raise Invalid(f"{path} has {size} bytes, and image {manifest.name} wants {file.size}")
-        with path.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-        if found != file.sha256:
-            raise Invalid(f"{path} has the sha256 {found}, and image {manifest.name} wants {file.sha256}")
-
-
-def _bytes(manifest: ImageManifest) -> int:
-    return sum(f.size for f in manifest.files)

@@ -1,11 +1,13 @@
 """Where the fake hypervisor keeps its machines: a small file each, so that they outlive its process."""
 
+import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
 from paddock.base import clock
+from paddock.base.errors import Invalid
 from paddock.hypervisor.files import write_atomically
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Disk, Frozen, Machine
@@ -77,3 +79,24 @@ class Store:
 
 def _files(directory: Path | None) -> list[Path]:
     return sorted(directory.glob("[0-9a-f]*.json")) if directory else []
+
+
+def check_files(manifest: ImageManifest, source: Path) -> None:
+    """Raises Invalid or OSError when a file of the image is missing, of another size or of another content."""
+    for file in manifest.files:
+        path = source / file.role
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError as e:
+            raise Invalid(f"image {manifest.name} has no file {path}") from e
+        if size != file.size:
+            raise Invalid(f"{path} has {size} bytes, and image {manifest.name} wants {file.size}")
+        with path.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+        if found != file.sha256:
+            raise Invalid(f"{path} has the sha256 {found}, and image {manifest.name} wants {file.sha256}")
+
+
+def total_bytes(manifest: ImageManifest) -> int:
+    """Of an image's files."""
+    return sum(f.size for f in manifest.files)
