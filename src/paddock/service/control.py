@@ -29,7 +29,15 @@ class Follower:
         state.lock(directory).release()
         self.log = directory.log / "supervisor.log"
         reader, writer = os.pipe2(os.O_CLOEXEC)
-        argv = [sys.executable, "-m", "paddock.service", "--state-dir", directory.root, "--report-fd", str(writer)]
+        argv: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "paddock.service",
+            "--state-dir",
+            directory.root,
+            "--report-fd",
+            str(writer),
+        ]
         try:
             self._process = spawn([*argv, *(["--stay"] if stay else [])], output=self.log, pass_fds=[writer])
         finally:
@@ -77,7 +85,7 @@ def down(directory: StateDir, tell: Callable[[str], None]) -> bool:
         if clock.monotonic() > end:
             raise Unavailable(
                 f"the supervisor (process {owner.pid}) did not stop within {STOP_WITHIN:.0f} s",
-                hint=f"see {directory.log / 'supervisor.log'}; kill -9 {owner.pid} is safe, `paddock up` goes on from there",
+                hint=f"see {directory.log}/supervisor.log; kill -9 {owner.pid} is safe: `paddock up` goes on from",
             )
     return True
 
