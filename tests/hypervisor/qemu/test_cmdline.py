@@ -1,0 +1,104 @@
+"""QEMU's command line, against golden files and against what must never pass."""
+
+import pytest
+
+from paddock.base.errors import Invalid, Refused
+from paddock.hypervisor.qemu.binary import version_of
+from paddock.hypervisor.qemu.cmdline import Binary, command_line, pretty
+from paddock.hypervisor.qemu.scope import scope_command
+from paddock.machine.image import ImageFile, ImageManifest, Role
+from paddock.machine.spec import Machine
+from paddock.machine.state import Accelerator
+from tests.hypervisor.qemu.golden import same_as_golden
+from tests.hypervisor.qemu.machines import UUID_1, make_machine
+
+BINARY = Binary("/usr/bin/qemu-system-x86_64", "7.2.22", sandbox=True, user_network=True)
+DISK = ImageFile(role=Role.DISK, sha256="d" * 64, size=1)
+KERNEL = ImageFile(role=Role.KERNEL, sha256="a" * 64, size=1)
+INITRD = ImageFile(role=Role.INITRD, sha256="b" * 64, size=1)
+PLAIN = ImageManifest(name="debian-12", disk_size=512, files=(DISK,))
+DIRECT = ImageManifest(
+    name="tiny", disk_size=512, files=(DISK, KERNEL, INITRD), direct_boot=True, cmdline="console=ttyS0 root=LABEL=r"
+)
+
+
+def words(
+    image: ImageManifest = PLAIN, accelerator: Accelerator = Accelerator.TCG, paused: bool = False, **changes: object
+) -> list[str]:
+    machine = make_machine(image, uuid=UUID_1).model_copy(update=changes)
+    return command_line(machine, image, BINARY, accelerator, paused)
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "accelerator", "paused"),
+    [
+        ("tcg-disk.txt", PLAIN, Accelerator.TCG, False),
+        ("kvm-direct-boot.txt", DIRECT, Accelerator.KVM, False),
+        ("tcg-paused.txt", PLAIN, Accelerator.TCG, True),
+    ],
+)
+def test_golden(name: str, image: ImageManifest, accelerator: Accelerator, paused: bool) -> None:
+    same_as_golden(name, pretty(words(image, accelerator, paused)))
+
+
+def test_a_direct_boot_without_initrd_and_cmdline_has_neither() -> None:
+    image = DIRECT.model_copy(update={"files": (DISK, KERNEL), "cmdline": ""})
+    given = words(image)
+    assert "-kernel" in given
+    assert "-initrd" not in given
+    assert "-append" not in given
+
+
+def test_without_seccomp_there_is_no_sandbox_option() -> None:
+    machine = make_machine(PLAIN)
+    bare = Binary(BINARY.program, BINARY.version, sandbox=False, user_network=True)
+    assert "-sandbox" not in command_line(machine, PLAIN, bare, Accelerator.TCG, False)
+
+
+@pytest.mark.parametrize(
+    ("field", "update"),
+    [
+        ("mac", {"mac": "52:54:00:12:34:56,romfile=/etc/shadow"}),
+        ("ssh_address", {"ssh_address": "127.0.0.1,guestfwd=tcp:10.0.2.1:1-cmd:id"}),
+        ("ssh_address", {"ssh_address": "::1"}),
+    ],
+)
+def test_a_value_can_not_become_an_option(field: str, update: dict[str, str]) -> None:
+    machine = make_machine(PLAIN)
+    with pytest.raises(Invalid) as raised:
+        words(network=machine.network.model_copy(update=update))
+    assert raised.value.field == field
+
+
+def test_a_machine_type_can_not_become_an_option() -> None:
+    with pytest.raises(Invalid):
+        words(machine_type="q35,firmware=/etc/shadow")
+
+
+def test_a_comma_in_a_name_is_doubled() -> None:
+    machine: Machine = make_machine(PLAIN)
+    named = machine.model_copy(update={"name": "a,process=evil"})
+    assert "guest=a,,process=evil,debug-threads=on" in command_line(named, PLAIN, BINARY, Accelerator.TCG, False)
+
+
+def test_scope_golden() -> None:
+    same_as_golden("systemd-scope.txt", "\n".join(scope_command(UUID_1, "web-1", 4711, user=False)) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg)", "7.2.22"),
+        ("QEMU emulator version 10.0.2\nCopyright", "10.0.2"),
+        ("QEMU emulator version 9.1", "9.1"),
+    ],
+)
+def test_versions(text: str, version: str) -> None:
+    assert version_of(text) == version
+
+
+@pytest.mark.parametrize("text", ["QEMU emulator version 5.2.0", "QEMU emulator version 7.1.99", "hello", ""])
+def test_old_or_strange_versions_are_refused(text: str) -> None:
+    with pytest.raises(Refused) as raised:
+        version_of(text)
+    assert "install" in raised.value.hint

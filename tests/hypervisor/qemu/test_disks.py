@@ -1,0 +1,187 @@
+"""Images and disks with the real qemu-img: what is whole, what is refused, what a crash leaves behind."""
+
+import os
+import shutil
+import stat
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from paddock.base import run
+from paddock.base.errors import Conflict, DiskFull, Invalid, NotFound, Refused
+from paddock.hypervisor.qemu.disks import virtual_size
+from paddock.hypervisor.qemu.driver import QemuHypervisor
+from paddock.machine.image import ImageManifest
+from paddock.machine.spec import MIB, Disk
+from tests.hypervisor.qemu.machines import DISK_SIZE, bring, make_image
+
+
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+def system(image: ImageManifest, size: int = DISK_SIZE) -> Disk:
+    return Disk(size=size, image=image.sha256)
+
+
+def test_an_image_comes_whole_and_read_only(host: QemuHypervisor, image: ImageManifest, tmp_path: Path) -> None:
+    assert host.disks.images() == (image.sha256,)
+    there = state(tmp_path) / "images" / image.sha256
+    assert {f.name for f in there.iterdir()} == {"manifest.json", "disk"}
+    assert stat.S_IMODE((there / "disk").stat().st_mode) == 0o444
+
+
+def test_an_image_of_another_file_system_is_copied(tmp_path: Path) -> None:
+    source = Path(f"/dev/shm/paddock-test-{uuid4()}")
+    host = QemuHypervisor(state(tmp_path), "tcg")
+    try:
+        image = make_image(source)
+        assert bring(host, image, source).done
+        assert (state(tmp_path) / "images" / image.sha256 / "disk").read_bytes() == (source / "disk").read_bytes()
+    finally:
+        host.close()
+        shutil.rmtree(source, ignore_errors=True)
+
+
+def test_the_progress_counts_bytes(host: QemuHypervisor, source: Path) -> None:
+    image = make_image(source)
+    progress = bring(host, image, source)
+    assert progress.bytes_done == progress.bytes_total == sum(f.size for f in image.files)
+
+
+def damage(how: str, disk: Path) -> None:
+    data = disk.read_bytes()
+    disk.unlink()
+    if how == "truncated":
+        disk.write_bytes(data[:-1])
+    elif how == "too long":
+        disk.write_bytes(data + b"x")
+    elif how == "checksum":
+        disk.write_bytes(b"x" + data[1:])
+
+
+@pytest.mark.parametrize("how", ["truncated", "too long", "checksum", "missing"])
+def test_a_damaged_image_is_refused_and_can_be_asked_again(
+    host: QemuHypervisor, source: Path, tmp_path: Path, how: str
+) -> None:
+    image = make_image(source)
+    good = (source / "disk").read_bytes()
+    damage(how, source / "disk")
+    progress = bring(host, image, source)
+    assert how in progress.error
+    assert not progress.done
+    assert host.disks.images() == ()
+    assert list((state(tmp_path) / "images").iterdir()) == []
+    (source / "disk").unlink(missing_ok=True)
+    (source / "disk").write_bytes(good)
+    assert bring(host, image, source).done
+
+
+def test_half_an_image_is_not_trusted(host: QemuHypervisor, source: Path, tmp_path: Path) -> None:
+    """As a kill in the middle of a copy leaves it."""
+    image = make_image(source)
+    scratch = state(tmp_path) / "images" / f".incoming-{image.sha256}"
+    scratch.mkdir()
+    (scratch / "disk").write_bytes(b"half")
+    named = state(tmp_path) / "images" / image.sha256
+    named.mkdir()
+    (named / "disk").write_bytes(b"half")
+    assert host.disks.images() == ()
+    assert bring(host, image, source).done
+    assert (named / "disk").read_bytes() == (source / "disk").read_bytes()
+    assert not scratch.exists()
+
+
+def test_a_manifest_that_was_changed_is_not_trusted(image: ImageManifest, host: QemuHypervisor, tmp_path: Path) -> None:
+    host.close()
+    path = state(tmp_path) / "images" / image.sha256 / "manifest.json"
+    path.chmod(0o600)
+    path.write_text(image.model_copy(update={"direct_boot": True}).model_dump_json())
+    other = QemuHypervisor(state(tmp_path), "tcg")
+    assert other.disks.images() == ()
+    other.close()
+
+
+def test_a_disk_is_an_overlay_that_names_its_format(host: QemuHypervisor, image: ImageManifest, tmp_path: Path) -> None:
+    uuid = uuid4()
+    host.disks.ensure_disk(uuid, system(image, 64 * MIB), 1)
+    host.disks.ensure_disk(uuid, system(image, 64 * MIB), 1)
+    disk = state(tmp_path) / "machines" / str(uuid) / "system.qcow2"
+    info = run.run(["qemu-img", "info", "--backing-chain", disk]).stdout
+    assert "backing file format: qcow2" in info
+    assert f"backing file: ../../images/{image.sha256}/disk" in info
+    assert virtual_size(disk) == 64 * MIB
+
+
+def test_a_disk_grows_and_does_not_shrink(host: QemuHypervisor, image: ImageManifest, tmp_path: Path) -> None:
+    uuid = uuid4()
+    host.disks.ensure_disk(uuid, system(image), 1)
+    host.disks.ensure_disk(uuid, system(image, 64 * MIB), 1)
+    disk = state(tmp_path) / "machines" / str(uuid) / "system.qcow2"
+    assert virtual_size(disk) == 64 * MIB
+    with pytest.raises(Invalid) as raised:
+        host.disks.ensure_disk(uuid, system(image), 1)
+    assert raised.value.field == "size"
+
+
+def test_a_disk_smaller_than_its_image(host: QemuHypervisor, image: ImageManifest, tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="smaller than image") as raised:
+        host.disks.ensure_disk(uuid4(), system(image, MIB), 1)
+    assert raised.value.field == "size"
+    assert list((state(tmp_path) / "machines").iterdir()) == []
+
+
+def test_a_disk_over_an_image_that_is_not_here(host: QemuHypervisor) -> None:
+    with pytest.raises(NotFound):
+        host.disks.ensure_disk(uuid4(), Disk(size=DISK_SIZE, image="e" * 64), 1)
+
+
+def test_half_a_disk_is_made_again(host: QemuHypervisor, image: ImageManifest, tmp_path: Path) -> None:
+    uuid = uuid4()
+    directory = state(tmp_path) / "machines" / str(uuid)
+    directory.mkdir()
+    (directory / ".system.new").write_bytes(b"half")
+    host.disks.ensure_disk(uuid, system(image), 1)
+    assert virtual_size(directory / "system.qcow2") == DISK_SIZE
+
+
+def test_what_is_no_disk_is_refused(host: QemuHypervisor, image: ImageManifest, tmp_path: Path) -> None:
+    directory = state(tmp_path) / "machines" / str(uuid := uuid4())
+    directory.mkdir()
+    (directory / "system.qcow2").symlink_to("/etc/passwd")
+    with pytest.raises((Refused, OSError)):
+        host.disks.ensure_disk(uuid, system(image), 1)
+
+
+def test_an_image_in_use_stays(host: QemuHypervisor, image: ImageManifest) -> None:
+    uuid = uuid4()
+    host.disks.ensure_disk(uuid, system(image), 1)
+    with pytest.raises(Conflict, match=str(uuid)):
+        host.disks.remove_image(image.sha256)
+    host.machines.remove(uuid, 1)
+    host.disks.remove_image(image.sha256)
+    host.disks.remove_image(image.sha256)
+    assert host.disks.images() == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system of our own takes root")
+def test_a_full_disk(tmp_path: Path, source: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    run.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", small])
+    try:
+        host = QemuHypervisor(small / "state", "tcg")
+        image = make_image(source)
+        assert bring(host, image, source).done
+        (small / "filler").write_bytes(b"x" * 700 * 1024)
+        with pytest.raises(DiskFull) as raised:
+            for _ in range(8):
+                host.disks.ensure_disk(uuid4(), system(image), 1)
+        assert "remove machines" in raised.value.hint
+        host.disks.remove_image("e" * 64)
+        other = image.model_copy(update={"name": "other"})
+        assert "full" in bring(host, other, source).error
+        host.close()
+    finally:
+        run.run(["umount", small])

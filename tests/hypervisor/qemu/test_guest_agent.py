@@ -1,0 +1,230 @@
+"""The guest agent's client against servers that hang, talk nonsense, flood, or answer late."""
+
+import base64
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from paddock.base import clock
+from paddock.base.errors import Refused, Unavailable
+from paddock.hypervisor.qemu.guest_agent import MAX_OUTPUT, GuestAgent
+
+Behaviour = Callable[[socket.socket], None]
+
+
+class Server:
+    """A unix socket that behaves as a test says, one connection after another."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.behaviour: Behaviour = lambda _: None
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(5)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(3)
+                try:
+                    self.behaviour(connection)
+                except OSError:
+                    pass
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(5)
+
+    def connect(self, timeout: float) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(timeout)
+        sock.connect(str(self.path))
+        return sock
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "s")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def agent(server: Server) -> GuestAgent:
+    return GuestAgent(server.connect)
+
+
+def line(sock: socket.socket) -> dict[str, object]:
+    data = b""
+    while not data.endswith(b"\n"):
+        got = sock.recv(1)
+        if not got:
+            raise ConnectionError
+        data += got
+    return dict(json.loads(data.lstrip(b"\xff")))
+
+
+def send(sock: socket.socket, value: object, prefix: bytes = b"") -> None:
+    sock.sendall(prefix + json.dumps(value).encode() + b"\n")
+
+
+def sync(sock: socket.socket) -> None:
+    asked = line(sock)
+    assert asked["execute"] == "guest-sync-delimited"
+    send(sock, {"return": asked["arguments"]["id"]}, b"\xff")  # type: ignore[index]
+
+
+def answering(*answers: object) -> Behaviour:
+    """Answers one command per connection, in this order."""
+    left = list(answers)
+
+    def behave(sock: socket.socket) -> None:
+        sync(sock)
+        line(sock)
+        send(sock, left.pop(0))
+
+    return behave
+
+
+def until_closed(sock: socket.socket) -> None:
+    while sock.recv(4096):
+        pass
+
+
+def test_ping(server: Server, agent: GuestAgent) -> None:
+    server.behaviour = answering({"return": {}})
+    assert agent.ping(2)
+
+
+def test_a_silent_guest_costs_its_timeout_only(server: Server, agent: GuestAgent) -> None:
+    server.behaviour = until_closed
+    start = clock.monotonic()
+    assert not agent.ping(0.2)
+    assert clock.monotonic() - start < 0.5
+
+
+def test_rests_of_older_calls_are_skipped(server: Server, agent: GuestAgent) -> None:
+    def behave(sock: socket.socket) -> None:
+        sock.sendall(b'{"return": "old"}\nrubbish \x00\x80')
+        send(sock, {"return": 12345}, b"\xff")
+        answering({"return": {"pid": 7}})(sock)
+
+    server.behaviour = behave
+    assert agent.call("guest-exec", timeout=2) == {"pid": 7}
+
+
+@pytest.mark.parametrize(
+    "answer", [b"nonsense\n", b"[1]\n", b'"x"\n', b"[" * 100_000 + b"\n", b"\x00\xfe\n", b'{"id": 1}\n', b"1" * 9999]
+)
+def test_nonsense_is_an_error(server: Server, agent: GuestAgent, answer: bytes) -> None:
+    def behave(sock: socket.socket) -> None:
+        sync(sock)
+        line(sock)
+        sock.sendall(answer)
+
+    server.behaviour = behave
+    with pytest.raises((Unavailable, Refused)):
+        agent.call("guest-info", timeout=0.5)
+
+
+@pytest.mark.parametrize("drop", [b"A" * 65536, b"\xff" * 65536, b"\xff{}\n" * 16384])
+def test_a_flood_is_cut_off(server: Server, agent: GuestAgent, drop: bytes) -> None:
+    def behave(sock: socket.socket) -> None:
+        while True:
+            sock.sendall(drop)
+
+    server.behaviour = behave
+    start = clock.monotonic()
+    with pytest.raises(Unavailable):
+        agent.call("guest-ping", timeout=2)
+    assert clock.monotonic() - start < 2.5
+
+
+def test_a_dripping_guest_does_not_hold_us(server: Server, agent: GuestAgent) -> None:
+    def behave(sock: socket.socket) -> None:
+        while True:
+            sock.sendall(b"x")
+            clock.sleep(0.05)
+
+    server.behaviour = behave
+    start = clock.monotonic()
+    assert not agent.ping(0.3)
+    assert clock.monotonic() - start < 0.6
+
+
+def test_no_socket_is_unavailable(tmp_path: Path) -> None:
+    def connect(timeout: float) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(tmp_path / "none"))
+        return sock
+
+    with pytest.raises(Unavailable):
+        GuestAgent(connect).call("guest-ping")
+
+
+def test_one_call_at_a_time(server: Server, agent: GuestAgent) -> None:
+    release = threading.Event()
+
+    def behave(sock: socket.socket) -> None:
+        release.wait(3)
+        answering({"return": {}})(sock)
+
+    server.behaviour = behave
+    first = threading.Thread(target=lambda: agent.call("guest-ping", timeout=3))
+    first.start()
+    clock.sleep(0.05)
+    with pytest.raises(Unavailable, match="busy"):
+        agent.call("guest-ping", timeout=0.1)
+    release.set()
+    first.join(5)
+    assert agent.ping(2)
+
+
+def test_a_refusal_carries_the_words(server: Server, agent: GuestAgent) -> None:
+    server.behaviour = answering({"error": {"class": "CommandNotFound", "desc": "guest-exec has been disabled"}})
+    with pytest.raises(Refused, match="has been disabled"):
+        agent.exec(("id",), "", 2)
+
+
+def test_exec_waits_for_the_end(server: Server, agent: GuestAgent) -> None:
+    done = {"exited": True, "exitcode": 3, "out-data": base64.b64encode(b"hi\xff").decode()}
+    server.behaviour = answering({"return": {"pid": 5}}, {"return": {"exited": False}}, {"return": done})
+    result = agent.exec(("sh", "-c", "exit 3"), "", 2)
+    assert (result.exit_code, result.stdout, result.stderr, result.truncated) == (3, "hi\ufffd", "", False)
+
+
+def test_exec_that_does_not_end(server: Server, agent: GuestAgent) -> None:
+    server.behaviour = answering({"return": {"pid": 5}}, *[{"return": {"exited": False}}] * 100)
+    with pytest.raises(Unavailable, match="goes on in the guest"):
+        agent.exec(("sleep", "9"), "", 0.3)
+
+
+def test_exec_output_is_capped(server: Server, agent: GuestAgent) -> None:
+    data = base64.b64encode(b"x" * (MAX_OUTPUT + 10)).decode()
+    server.behaviour = answering({"return": {"pid": 5}}, {"return": {"exited": True, "exitcode": 0, "out-data": data}})
+    result = agent.exec(("yes",), "", 5)
+    assert len(result.stdout) == MAX_OUTPUT
+    assert result.truncated
+
+
+@pytest.mark.parametrize("answer", [{"pid": "x"}, [], None, {}])
+def test_exec_with_a_strange_answer(server: Server, agent: GuestAgent, answer: object) -> None:
+    server.behaviour = answering({"return": answer})
+    with pytest.raises(Unavailable, match="has no pid"):
+        agent.exec(("id",), "", 1)
+
+
+def test_a_command_killed_by_a_signal(server: Server, agent: GuestAgent) -> None:
+    server.behaviour = answering({"return": {"pid": 5}}, {"return": {"exited": True, "signal": 9}})
+    assert agent.exec(("x",), "", 2).exit_code == 137

@@ -1,0 +1,61 @@
+"""What cloud-init is told, against golden files, and read back from the ISO."""
+
+import io
+
+import pycdlib
+import pytest
+
+from paddock.hypervisor.qemu.seed import LABEL, seed_files, seed_iso
+from paddock.machine.image import ImageFile, ImageManifest, Role
+from paddock.machine.spec import Machine, Seed
+from tests.hypervisor.qemu.golden import same_as_golden
+from tests.hypervisor.qemu.machines import UUID_1, make_machine
+
+IMAGE = ImageManifest(name="i", disk_size=512, files=(ImageFile(role=Role.DISK, sha256="d" * 64, size=1),))
+FULL = Seed(
+    instance_id=str(UUID_1),
+    hostname="web-1",
+    ssh_keys=("ssh-ed25519 AAAAC3Nz me@laptop", 'ssh-rsa AAAAB3Nz "quoted", ümlaut 🐎\n'),
+    user_data="#!/bin/sh\necho hello\n",
+    password_hash="$6$salt$hash",
+)
+
+
+def machine(seed: Seed) -> Machine:
+    return make_machine(IMAGE, uuid=UUID_1).model_copy(update={"seed": seed})
+
+
+def shown(seed: Seed) -> str:
+    return "".join(f"--- {name}\n{text}" for name, text in seed_files(machine(seed)).items())
+
+
+def test_a_full_seed() -> None:
+    same_as_golden("seed-full.txt", shown(FULL))
+
+
+def test_the_least_seed() -> None:
+    same_as_golden("seed-least.txt", shown(Seed(instance_id="i-1", hostname="a")))
+
+
+@pytest.mark.parametrize("name", ["123", "1e5", "true", "NO", "null", "0x1f", "1.5"])
+def test_a_hostname_stays_a_string(name: str) -> None:
+    text = seed_files(machine(Seed(instance_id="i", hostname=name)))["meta-data"]
+    assert f'local-hostname: "{name}"\n' in text
+
+
+def test_the_iso_holds_the_files() -> None:
+    files = seed_files(machine(FULL))
+    iso = pycdlib.PyCdlib()
+    iso.open_fp(io.BytesIO(seed_iso(files)))
+    assert iso.pvd.volume_identifier.decode().strip() == LABEL
+    for name, text in files.items():
+        for path in ({"joliet_path": f"/{name}"}, {"rr_path": f"/{name}"}):
+            out = io.BytesIO()
+            iso.get_file_from_iso_fp(out, **path)
+            assert out.getvalue().decode() == text
+    iso.close()
+
+
+def test_a_seed_of_the_largest_user_data() -> None:
+    files = seed_files(machine(FULL.model_copy(update={"user_data": "#" + "ü" * 16000})))
+    assert files["user-data"].encode() in seed_iso(files)
