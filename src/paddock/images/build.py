@@ -46,7 +46,7 @@ def start_build(name: str, store: Path, work: Path, *, again: bool = False) -> N
         if not again and _is_done(name, store, work):
             return
         StatusFile(_status_path(work, name)).change(doing="starting")
-        argv = [sys.executable, "-m", "paddock.images.build", name, "--store", store, "--work", work]
+        argv: list[str | Path] = [sys.executable, "-m", "paddock.images.build", name, "--store", store, "--work", work]
         # The lock goes over to the builder with its descriptor: at no time is it free while somebody builds.
         spawn(argv, output=_log_path(work, name), env={_LOCK_FD: str(fd)}, pass_fds=(fd,))
 

@@ -59,6 +59,21 @@ class Packages:
         for archive in sorted(archives.glob("*.deb")):
             run(["dpkg-deb", "-x", archive, tree], timeout=300)
 
+    def sources_of(self, release: str) -> tuple[str, ...]:
+        """The host's own sources of that Debian release, its updates and its security updates, as `deb` lines.
+
+        Found by what their lists say of themselves, so that a mirror of any name counts, and nobody else's packages.
+        """
+        self.update()
+        listed = self._apt("apt-get", "indextargets", "--format", _TARGET, "Created-By: Packages").stdout
+        found: dict[str, None] = {}
+        for line in listed.splitlines():
+            origin, codename, uri, suite, component, key = line.split("\t")
+            if origin == "Debian" and codename.partition("-")[0] == release:
+                signed = f"[signed-by={key}] " if key.startswith("/") else ""
+                found[f"deb {signed}{uri} {suite} {component}"] = None
+        return tuple(found)
+
     def _apt(self, program: str, *words: str, cwd: Path | None = None) -> Completed:
         argv = ["env", "-C", str(cwd), program, *words] if cwd else [program, *words]
         try:
@@ -68,6 +83,7 @@ class Packages:
 
 
 _SOURCES = "this host needs apt with Debian's package sources and a way to them; try `apt-get update`"
+_TARGET = "$(ORIGIN)\t$(CODENAME)\t$(REPO_URI)\t$(RELEASE)\t$(COMPONENT)\t$(SIGNED_BY)"
 _ONLY_DEPENDS = (
     "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances",
 )  # fmt: skip

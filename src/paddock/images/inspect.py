@@ -1,0 +1,207 @@
+"""What a stranger's disk file is, read by us before QEMU opens it: by content, never by name.
+
+A qcow2 can name other files of the host (a backing file, an external data file) that QEMU would open and a guest could
+then read, and can claim sizes that cost QEMU memory and time. So its header is read here, strictly: what is not
+understood is refused. Format: QEMU's docs/interop/qcow2.txt.
+"""
+
+import os
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO
+
+from paddock.base.errors import Invalid
+from paddock.machine.spec import GIB
+
+MAX_DISK = 16 * 1024 * GIB  # bytes that a guest may see; more is a mistake or an attack
+SECTOR = 512
+
+
+class Format(StrEnum):
+    """The formats that can be imported."""
+
+    QCOW2 = "qcow2"
+    RAW = "raw"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A disk file: its format, and how many bytes a guest would see."""
+
+    format: Format
+    disk_size: int
+
+
+def inspect(path: Path) -> Found:
+    """Look at a file. Raises Invalid, naming what the file is, unless it can be imported."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not size:
+            raise _invalid("the file is empty", "was the upload cut short?")
+        head = file.read(4096)
+        if head.startswith(_QCOW2_MAGIC):
+            return Found(Format.QCOW2, _qcow2_disk_size(file, head, size))
+        _refuse_other_formats(file, head, size)
+        return Found(Format.RAW, _raw_disk_size(head, size))
+
+
+_QCOW2_MAGIC = b"QFI\xfb"
+_CONVERT = "convert it with `qemu-img convert -O qcow2`"
+_UNPACK = "unpack it first"
+
+# (bytes, offset, what it is, what to do)
+_OTHERS = (
+    (b"\x1f\x8b", 0, "a gzip archive", _UNPACK),
+    (b"\xfd7zXZ\0", 0, "an xz archive", _UNPACK),
+    (b"BZh", 0, "a bzip2 archive", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", 0, "a zstd archive", _UNPACK),
+    (b"PK\x03\x04", 0, "a zip archive", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", 0, "a 7-Zip archive", _UNPACK),
+    (b"ustar", 257, "a tar archive (or an OVA)", _UNPACK),
+    (b"KDMV", 0, "a VMDK disk", _CONVERT),
+    (b"# Disk DescriptorFile", 0, "a VMDK descriptor", _CONVERT),
+    (b"vhdxfile", 0, "a VHDX disk", _CONVERT),
+    (b"conectix", 0, "a VHD disk", _CONVERT),
+    (b"\x7f\x10\xda\xbe", 64, "a VirtualBox VDI disk", _CONVERT),
+    (b"QED\0", 0, "a QED disk", _CONVERT),
+    (b"LUKS\xba\xbe", 0, "an encrypted LUKS disk", "images must not be encrypted"),
+    (b"\x7fELF", 0, "an ELF program", "an image is a disk, as qcow2 or raw"),
+    (b"%PDF", 0, "a PDF document", "an image is a disk, as qcow2 or raw"),
+    (b"<!DOCTYPE", 0, "an HTML page", "was an error page downloaded instead of the image?"),
+    (b"<html", 0, "an HTML page", "was an error page downloaded instead of the image?"),
+    (b"CD001", 32769, "an ISO 9660 image (a CD)", "an image is a disk; installing from an ISO is something else"),
+)
+_VHD_FOOTER = b"conectix"
+
+
+def _refuse_other_formats(file: BinaryIO, head: bytes, size: int) -> None:
+    for magic, offset, what, hint in _OTHERS:
+        if _at(file, offset, len(magic)) == magic and not _is_bootable_hybrid(head, magic):
+            raise _invalid(f"the file is {what}", hint)
+    if size > SECTOR and _at(file, size - SECTOR, len(_VHD_FOOTER)) == _VHD_FOOTER:
+        raise _invalid("the file is a VHD disk", _CONVERT)
+
+
+def _is_bootable_hybrid(head: bytes, magic: bytes) -> bool:
+    """A disk whose file system happens to have an archive's magic inside, at no offset that means anything."""
+    return magic == b"ustar" and head[510:512] == b"\x55\xaa"
+
+
+def _raw_disk_size(head: bytes, size: int) -> int:
+    """A raw disk has no magic; what boots has at least a boot sector's signature or is a file system."""
+    boot_sector = head[510:512] == b"\x55\xaa"
+    gpt = head[512:520] == b"EFI PART"
+    ext = head[1080:1082] == b"\x53\xef"
+    if not (boot_sector or gpt or ext or head.startswith(b"XFSB")):
+        raise _invalid(
+            "the file is not a disk: it is no qcow2, and has neither a boot sector nor a file system",
+            "an image is a disk, as qcow2 or raw",
+        )
+    if size % SECTOR:
+        raise _invalid(f"the raw disk ends within a sector, after {size} bytes", "was the upload cut short?")
+    return _sane_disk_size(size)
+
+
+# --- qcow2
+
+_HEADER = struct.Struct(">4sIQIIQIIQQIIQ")  # up to snapshots_offset, version 2: 72 bytes
+_MORE = struct.Struct(">QQQII")  # version 3: incompatible, compatible, autoclear, refcount_order, header_length
+_DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION, _EXTENDED_L2 = 1, 2, 4, 8, 16
+_KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | _DATA_FILE | _COMPRESSION | _EXTENDED_L2
+_EXTENSION_END, _EXTENSION_BACKING, _EXTENSION_DATA_FILE = 0, 0xE2792ACA, 0x44415441
+_EXTENSION_CRYPTO = 0x0537BE77
+
+
+def _qcow2_disk_size(file: BinaryIO, head: bytes, size: int) -> int:
+    if len(head) < 104:
+        raise _invalid("the qcow2 file ends within its header", "was the upload cut short?")
+    (
+        _, version, backing_at, backing_size, cluster_bits, disk_size, crypt,
+        l1_size, l1_at, refcounts_at, refcount_clusters, snapshots, snapshots_at,
+    ) = _HEADER.unpack_from(head)  # fmt: skip
+    if version not in (2, 3):
+        raise _invalid(f"the qcow2 file has version {version}", _CONVERT)
+    if backing_at or backing_size:
+        raise _invalid("the qcow2 file stands on a backing file", f"{_CONVERT}, which makes one file of both")
+    if crypt:
+        raise _invalid("the qcow2 file is encrypted", "images must not be encrypted")
+    if not 9 <= cluster_bits <= 21:
+        raise _invalid(f"the qcow2 file has clusters of 2^{cluster_bits} bytes", "its header is damaged")
+    header_length = _check_version_3(head) if version == 3 else 72
+    if version == 3:
+        _check_extensions(file, header_length, 1 << cluster_bits)
+    _check_l1(l1_size, disk_size, cluster_bits, _extended_l2(head, version))
+    _check_table("L1 table", l1_at, l1_size * 8, cluster_bits, size)
+    _check_table("refcount table", refcounts_at, refcount_clusters << cluster_bits, cluster_bits, size)
+    if snapshots:
+        raise _invalid(f"the qcow2 file has {snapshots} internal snapshots", f"{_CONVERT}, which leaves them out")
+    del snapshots_at  # without snapshots it means nothing
+    return _sane_disk_size(disk_size)
+
+
+def _check_version_3(head: bytes) -> int:
+    """The header's length, after a look at the features that a reader must know."""
+    incompatible, _, _, refcount_order, header_length = _MORE.unpack_from(head, 72)
+    if incompatible & _DATA_FILE:
+        raise _invalid("the qcow2 file keeps its data in another file", f"{_CONVERT}, which makes one file of both")
+    if incompatible & _CORRUPT:
+        raise _invalid("the qcow2 file is marked as corrupt", "try `qemu-img check -r all` on a copy")
+    if incompatible & ~_KNOWN_INCOMPATIBLE:
+        raise _invalid(f"the qcow2 file has features that we don't know ({incompatible:#x})", _CONVERT)
+    if refcount_order > 6 or not 104 <= header_length <= 4096 or header_length % 8:
+        raise _invalid("the qcow2 file's header is damaged", "download or make it again")
+    return int(header_length)
+
+
+def _check_extensions(file: BinaryIO, at: int, cluster: int) -> None:
+    """Walk the header's extensions: some name other files, and a damaged chain means a damaged file."""
+    while at + 8 <= cluster:
+        kind, length = struct.unpack(">II", _at(file, at, 8).ljust(8, b"\0"))
+        if kind == _EXTENSION_END:
+            return
+        if kind in (_EXTENSION_BACKING, _EXTENSION_DATA_FILE):
+            raise _invalid("the qcow2 file names another file in its header", _CONVERT)
+        if kind == _EXTENSION_CRYPTO:
+            raise _invalid("the qcow2 file is encrypted", "images must not be encrypted")
+        at += 8 + (length + 7) // 8 * 8
+    if at > cluster:
+        raise _invalid("the qcow2 file's header extensions leave its first cluster", "its header is damaged")
+
+
+def _extended_l2(head: bytes, version: int) -> bool:
+    return version == 3 and bool(_MORE.unpack_from(head, 72)[0] & _EXTENDED_L2)
+
+
+def _check_l1(entries: int, disk_size: int, cluster_bits: int, extended: bool) -> None:
+    """The L1 table must cover the disk, and not claim to be far larger than that takes."""
+    covered = 1 << (cluster_bits + cluster_bits - (4 if extended else 3))  # bytes behind one entry
+    needed = -(-disk_size // covered)
+    if not needed <= entries <= max(needed, 1) * 2 + 1024:
+        raise _invalid(
+            f"the qcow2 file has {entries} L1 entries where a disk of {disk_size} bytes takes {needed}",
+            "its header is damaged",
+        )
+
+
+def _check_table(what: str, at: int, length: int, cluster_bits: int, size: int) -> None:
+    if at % (1 << cluster_bits) or at + length > size or (length and not at):
+        raise _invalid(f"the qcow2 file's {what} is not within the file", "was the upload cut short?")
+
+
+def _sane_disk_size(disk_size: int) -> int:
+    if not SECTOR <= disk_size <= MAX_DISK:
+        raise _invalid(
+            f"the disk has {disk_size} bytes", f"a disk has from {SECTOR} bytes to {MAX_DISK // GIB} GiB"
+        )  # fmt: skip
+    return disk_size
+
+
+def _at(file: BinaryIO, offset: int, length: int) -> bytes:
+    file.seek(offset)
+    return file.read(length)
+
+
+def _invalid(message: str, hint: str) -> Invalid:
+    return Invalid(message, hint=hint, field="content")
