@@ -10,13 +10,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import UUID
 
 import anyio
 import pytest
 
 from paddock.base import clock
 from paddock.base.errors import Conflict, Invalid, NotFound, PortTaken, Refused
-from paddock.hypervisor.qemu import files, process
+from paddock.hypervisor.qemu import files
 from paddock.hypervisor.qemu.driver import QemuHypervisor
 from paddock.hypervisor.qemu.identity import vm_identity
 from paddock.machine.image import ImageManifest
@@ -50,8 +51,8 @@ class Node:
         self.host.machines.ensure(machine, 1)
         return machine
 
-    def paused(self, **changes: object) -> Machine:
-        machine = self.define(**changes)
+    def paused(self) -> Machine:
+        machine = self.define()
         self.host.machines.power(machine.uuid, Power.ON_PAUSED, 1)
         return machine
 
@@ -66,7 +67,7 @@ class Node:
     def close(self) -> None:
         try:
             for name in os.listdir(self.state / "machines"):
-                self.host.machines.remove(process.UUID(name), 99)
+                self.host.machines.remove(UUID(name), 99)
             self.host.close()
         finally:
             shutil.rmtree(self.root)

@@ -1,6 +1,7 @@
 """The guest agent's client against servers that hang, talk nonsense, flood, or answer late."""
 
 import base64
+import contextlib
 import json
 import socket
 import threading
@@ -36,10 +37,8 @@ class Server:
                 return
             with connection:
                 connection.settimeout(3)
-                try:
+                with contextlib.suppress(OSError):
                     self.behaviour(connection)
-                except OSError:
-                    pass
 
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)

@@ -18,6 +18,9 @@ from paddock.hypervisor.qemu.layout import Layout
 from paddock.hypervisor.qemu.machines import QemuMachines
 from paddock.machine.state import GuestResult
 
+HANG_UP_LOOKS = 10  # times that we look whether QEMU has noticed that the console's last user hung up
+HANG_UP_WAIT = 0.05  # seconds between
+
 
 class QemuHypervisor:
     """A host that runs machines by QEMU. One per state directory and process; guests outlive it."""
@@ -68,9 +71,11 @@ class QemuStreams:
 
     async def console(self, machine: UUID) -> ByteStream:
         live = self._machines.running(machine)
-        if await anyio.to_thread.run_sync(live.serial_taken):
-            raise Conflict("somebody else has this console open", hint="close it there, or read the console's log")
-        return await self._open(machine, "serial.sock")
+        for _ in range(HANG_UP_LOOKS):
+            if not await anyio.to_thread.run_sync(live.serial_taken):
+                return await self._open(machine, "serial.sock")
+            await anyio.sleep(HANG_UP_WAIT)
+        raise Conflict("somebody else has this console open", hint="close it there, or read the console's log")
 
     async def vnc(self, machine: UUID) -> ByteStream:
         self._machines.running(machine)

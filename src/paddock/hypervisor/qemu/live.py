@@ -16,7 +16,7 @@ from paddock.hypervisor.qemu.qmp import Qmp, QmpThread
 from paddock.hypervisor.qemu.readiness import Signs
 from paddock.machine.state import Phase
 
-QUIT_WAIT = 5.0  # seconds that QEMU has to end after `quit`
+QUIT_WAIT = 3.0  # seconds that QEMU has to end after it was told so (which takes 2 s at most), or killed
 QMP_WAIT = 3.0  # seconds for a hung QEMU to answer before we say so
 GUEST_SHUTDOWN = "the guest shut itself down"
 _RUNNING = {"running", "shutdown", "suspended", "postmigrate", "finish-migrate"}
@@ -92,7 +92,7 @@ class Live:
 
     def serial_taken(self) -> bool:
         """Whether somebody is connected to the serial console, which serves one."""
-        return any(c["label"] == "serial0" and "<->" in c["filename"] for c in self._chardevs())
+        return any(c["label"] == "serial0" and not c["filename"].startswith("disconnected:") for c in self._chardevs())
 
     def serial(self, limit: int) -> str:
         """The last bytes of what this boot wrote."""

@@ -62,6 +62,7 @@ class QemuMachines:
         self._cursor = int(clock.now().timestamp() * 1000)  # never one of an earlier process
         self._slots: dict[UUID, Slot] = {}
         self._watcher = Watcher(self._tick)
+        self._closed = False
         self._adopt_all()
 
     def capabilities(self) -> Capabilities:
@@ -151,7 +152,10 @@ class QemuMachines:
         return self._defined(machine).directory
 
     def close(self) -> None:
-        """Let go; machines go on."""
+        """Let go; machines go on. A second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         self._watcher.close()
         for slot in self._slots.values():
             if slot.live:
