@@ -23,5 +23,5 @@ def setup(process: str, level: str = "INFO") -> None:
         _Formatter(f"[%(levelname)s] %(asctime)s {process} %(correlation_id)s %(message)s", "%Y-%m-%d %H:%M:%S")
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for noisy in ("httpx", "httpcore", "qemu.qmp"):
+    for noisy in ("httpx", "httpcore", "qemu.qmp", "procrastinate", "uvicorn"):
         logging.getLogger(noisy).setLevel("WARNING")

@@ -5,6 +5,7 @@ prepare) how connections are kept: the api has a pool, since its threads live fo
 long and keep theirs.
 """
 
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -59,6 +60,7 @@ DATABASES = {"default": _database(os.environ.get(DATABASE_ENV, "postgresql:///pa
 USE_TZ = True
 TIME_ZONE = "UTC"
 LOGGING_CONFIG = None
+logging.getLogger("django.request").setLevel("ERROR")  # a 404 is no news
 APPEND_SLASH = False
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 PROCRASTINATE_IMPORT_PATHS = ["paddock.cloud.flows.tasks"]

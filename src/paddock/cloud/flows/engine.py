@@ -180,9 +180,11 @@ def _enter(
     }
     if ends_action:
         changes["action_id"] = None
-    left = row.step
+    left, waited = row.step, row.wait_event
     _write(row, changes)
-    if left != "rest":
+    if waited is not None:
+        Event.objects.filter(id=waited).update(outcome=outcome, at=Now(), seconds=F("seconds") + spent, detail=detail)
+    elif left != "rest":
         _event(flow, row, left, outcome, spent, detail)
 
 

@@ -7,7 +7,7 @@ as its row says is woken, and looks for itself.
 import logging
 import threading
 
-from django.db import Error, close_old_connections, connection
+from django.db import Error, IntegrityError, close_old_connections, connection
 from django.db.models.functions import Now
 
 from paddock.base.errors import PaddockError
@@ -70,7 +70,7 @@ def look(node: Node, cursor: int, timeout: float) -> int:
     change = host.machines.changes(cursor, timeout)
     node_facts = host.machines.facts()
     Node.objects.filter(pk=node.pk).update(
-        state="up", problem="", last_seen=Now(), facts=node_facts.model_dump(mode="json")
+        state="up", last_seen=Now(), facts=node_facts.model_dump(mode="json")
     )
     compare(node, {m.uuid.hex: m for m in change.machines})
     return change.cursor
@@ -78,11 +78,20 @@ def look(node: Node, cursor: int, timeout: float) -> int:
 
 def _up(node: Node, host: Hypervisor) -> None:
     facts = host.machines.facts()
-    changes = capacity(node, facts)
     Node.objects.filter(pk=node.pk).update(
-        state="up", problem="", last_seen=Now(), facts=facts.model_dump(mode="json"), **changes
+        state="up", problem=_resize(node, facts), last_seen=Now(), facts=facts.model_dump(mode="json")
     )
     log.info("node %s is up: %s, %s", node.name, facts.hypervisor, facts.accelerator)
+
+
+def _resize(node: Node, facts: HostFacts) -> str:
+    """Write down what the node has. Returns a problem when that is less than its servers already claim."""
+    has = capacity(node, facts)
+    try:
+        Node.objects.filter(pk=node.pk).update(**has)
+    except IntegrityError:
+        return f"its servers claim more than it has now: {has['cpus']} CPUs, {has['memory_mib']} MiB, {has['disk_gib']} GiB"
+    return ""
 
 
 def capacity(node: Node, facts: HostFacts) -> dict[str, int]:

@@ -145,7 +145,7 @@ class ServerFlow(Flow[Server]):
         if state.phase != Phase.CRASHED:
             server.set(problem="")
             return Then(self.rest)
-        server.set(problem=state.reason, ready_at=None)
+        server.set(problem=state.reason, ready_at=None, waiting_for=state.reason)
         if server.restart == "on-failure" and server.restarts < MAX_RESTARTS:
             server.set(restarts=server.restarts + 1, status=Status.STARTING)
             return Then(self.start)

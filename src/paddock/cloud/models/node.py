@@ -38,6 +38,14 @@ class Node(models.Model):
                 name="node_claims_not_negative",
                 condition=Q(claimed_cpus__gte=0, claimed_memory_mib__gte=0, claimed_disk_gib__gte=0),
             ),
+            models.CheckConstraint(
+                name="node_not_overfull",
+                condition=Q(
+                    claimed_cpus__lte=F("cpus") * F("cpu_overcommit"),
+                    claimed_memory_mib__lte=F("memory_mib") * F("memory_overcommit"),
+                    claimed_disk_gib__lte=F("disk_gib"),
+                ),
+            ),
         ]
 
     def claim(self, cpus: int, memory_mib: int, disk_gib: int) -> bool:
