@@ -77,10 +77,12 @@ def down(directory: StateDir, tell: Callable[[str], None]) -> bool:
     tell(f"stopping Paddock in {directory.root} (process {owner.pid})")
     procs.send(owner, signal.SIGTERM)
     end = clock.monotonic() + STOP_WITHIN
-    shown: set[str] = set()
-    while not procs.wait_gone(owner, 0.1):
-        for name in _ended(directory) - shown:
-            shown.add(name)
+    running = {r["name"]: procs.Mark(r["pid"], r["start"]) for r in recorded(directory) if r["pid"]}
+    gone = False
+    while not gone:
+        gone = procs.wait_gone(owner, 0.1)
+        for name in [n for n, mark in running.items() if not procs.alive(mark)]:
+            del running[name]
             tell(f"{name} stopped")
         if clock.monotonic() > end:
             raise Unavailable(
@@ -100,7 +102,7 @@ def status(directory: StateDir) -> dict[str, Any]:
     return {
         "state": "stopped" if owner is None else "up" if good and _read(directory.api_url) else "degraded",
         "state_dir": str(directory.root),
-        "supervisor": {"pid": owner.pid, "memory_kib": procs.memory(owner.pid)} if owner else None,
+        "supervisor": {"pid": owner.pid, "memory_kib": procs.memory(owner.pid, children=False)} if owner else None,
         "processes": rows,
         "api": _read(directory.api_url) or None,
         "database": _database(directory),
@@ -138,12 +140,6 @@ def _down_without(directory: StateDir, tell: Callable[[str], None]) -> bool:
         return bool(names)
     finally:
         lock.release()
-
-
-def _ended(directory: StateDir) -> set[str]:
-    """The processes that were running by the last record, and are not any more."""
-    rows = [r for r in recorded(directory) if r["pid"]]
-    return {r["name"] for r in rows if not procs.alive(procs.Mark(r["pid"], r["start"]))}
 
 
 def _shown(row: dict[str, Any], supervised: bool) -> dict[str, Any]:

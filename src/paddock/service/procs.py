@@ -71,9 +71,9 @@ def has_open(pid: int, path: Path) -> bool:
     return False
 
 
-def memory(pid: int) -> int:
-    """The proportional set size of the process and its children, in KiB; 0 when it can't be known."""
-    return sum(_pss(p) for p in pids() if p == pid or parent(p) == pid)
+def memory(pid: int, *, children: bool = True) -> int:
+    """The proportional set size of the process (and its children), in KiB; 0 when it can't be known."""
+    return _pss(pid) + sum(_pss(p) for p in pids() if children and parent(p) == pid)
 
 
 def wait_gone(process: Mark, timeout: float) -> bool:

@@ -1,0 +1,45 @@
+# Every command a person needs. `make` alone lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+COMPILE := env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL CUSTOM_COMPILE_COMMAND='make lock' \
+	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --resolver=backtracking
+LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+.PHONY: help setup demo test check lint dev bench lock clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Install what is missing: Debian packages, .venv
+	@scripts/setup
+
+demo: setup ## A cloud on this machine with a Debian server in it
+	@scripts/demo
+
+test: setup lint ## Everything, real guests included (about 12 minutes without KVM)
+	$(BIN)/pytest
+
+check: setup lint ## Lint, types, import contracts and the fast tests (2 minutes)
+	$(BIN)/pytest -m "not guest and not slow" -q
+
+lint: setup
+	$(LINT)
+
+dev: setup ## A cloud on the fake hypervisor, in the foreground, for working on the control plane
+	@scripts/dev
+
+bench: setup ## Measure, against raw QEMU; the table is left in bench/results/
+	$(BIN)/python -m bench
+
+lock: setup ## Renew requirements*.txt from pyproject.toml
+	$(COMPILE) --upgrade --extra dev --output-file requirements-dev.txt pyproject.toml requirements-build.in
+	$(COMPILE) --upgrade --constraint requirements-dev.txt --output-file requirements.txt pyproject.toml requirements-build.in
+
+clean: ## Remove what can be made again
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
