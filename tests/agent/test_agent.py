@@ -117,7 +117,7 @@ def test_long_polls_do_not_take_the_threads(agent: AgentProcess) -> None:
     remote = RemoteHypervisor(agent.url)
     cursor = remote.machines.changes(0, 0).cursor
     with ThreadPoolExecutor(90) as pool:
-        polls = [pool.submit(remote.machines.changes, cursor, 2.0) for _ in range(90)]
+        polls = [pool.submit(remote.machines.changes, cursor, 1.2) for _ in range(90)]
         clock.sleep(0.5)
         start = clock.monotonic()
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(agent.socket)), base_url="http://node") as other:
@@ -198,7 +198,8 @@ def test_faults_on_order(http: httpx.Client) -> None:
 
 def test_real_nodes_take_no_orders_for_faults() -> None:
     async def order() -> httpx.Response:
-        transport = httpx.ASGITransport(Agent(FakeHypervisor(), inject=None).app)
+        hypervisor = FakeHypervisor()
+        transport = httpx.ASGITransport(Agent(hypervisor, hypervisor.machines, inject=None).app)
         async with httpx.AsyncClient(transport=transport, base_url="http://node") as client:
             return await client.post("/v1/faults", content="{}")
 

@@ -154,6 +154,23 @@ def test_another_process_finds_all_of_it(tmp_path: Path) -> None:
         started(again, image)
 
 
+def test_ports_in_use_are_known_to_the_next_process(tmp_path: Path) -> None:
+    fake = FakeHypervisor(tmp_path / "state")
+    image = with_image(fake, tmp_path / "image").sha256
+    first = started(fake, image, port=2200)
+    started(fake, image, port=2201)
+    fake.machines.ensure(make_machine(image, first, port=2201), 1)  # at its next start
+    free = fake.machines.facts().memory_free_mib
+    again = FakeHypervisor(tmp_path / "state")
+    assert again.machines.facts().memory_free_mib == free == fake.memory_mib - 2 * 64
+    with pytest.raises(PortTaken):
+        started(again, image, port=2200)
+    again.machines.power(first, Power.OFF, 1)
+    started(again, image, port=2200)
+    with pytest.raises(PortTaken):
+        again.machines.power(first, Power.ON, 1)
+
+
 def test_thousands_of_machines(tmp_path: Path) -> None:
     fake = FakeHypervisor(tmp_path / "state")
     image = with_image(fake, tmp_path / "image").sha256

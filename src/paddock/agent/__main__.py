@@ -84,7 +84,8 @@ def serve(options: argparse.Namespace) -> int:
         hypervisor = Fenced(driver, home.fence)
         stack.callback(hypervisor.close)
         log.info("paddock %s: node %s, driver %s, listens on %s", __version__, options.name, options.driver, path)
-        _serve_on(AgentServer(Agent(hypervisor, getattr(driver, "inject", None))), listener)
+        agent = Agent(hypervisor, driver.machines, getattr(driver, "inject", None))
+        _serve_on(AgentServer(agent), listener)
     log.info("stopped; machines go on")
     return 0
 

@@ -14,7 +14,7 @@ from paddock.agent.calls import Answer, Call, answered, bug, correlate, failure,
 from paddock.agent.streams import Streams
 from paddock.agent.watch import Watch
 from paddock.base.errors import Invalid, PaddockError
-from paddock.hypervisor.base import Capabilities, Hypervisor
+from paddock.hypervisor.base import Capabilities, Hypervisor, Machines
 from paddock.hypervisor.faults import FaultOrder
 from paddock.hypervisor.wire import MAX_POLL_SECONDS, ExecRequest, ImageRequest, Images, MachineList, PowerRequest
 from paddock.machine.spec import Disk, Machine
@@ -96,10 +96,12 @@ class Answers:
 
 
 class Agent:
-    """The application, and what must be told when it stops. `inject` is the fake's door for faults."""
+    """The application, and what must be told when it stops. `watched` tells of changes, and may be the machines
+    behind the fence, which list faster; `inject` is the fake's door for faults."""
 
-    def __init__(self, hypervisor: Hypervisor, inject: Inject | None = None) -> None:
+    def __init__(self, hypervisor: Hypervisor, watched: Machines, inject: Inject | None = None) -> None:
         self._hypervisor = hypervisor
+        self._watched = watched
         self._answers = Answers(hypervisor, inject)
         self._calls = CapacityLimiter(THREADS)
         self._guest_calls = CapacityLimiter(GUEST_THREADS)
@@ -119,7 +121,7 @@ class Agent:
 
     @asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncIterator[None]:
-        self._watch = Watch(self._hypervisor.machines)
+        self._watch = Watch(self._watched)
         yield
         self.stop()
 

@@ -58,6 +58,10 @@ class Watch:
                 log.warning("changes can't be followed: %s", e)
                 clock.sleep(RETRY)
                 continue
+            except Exception:  # the thread must go on: long polls would else only ever end by their timeout
+                log.exception("BUG: changes can't be followed")
+                clock.sleep(RETRY)
+                continue
             if change.cursor != cursor and not self._stopped:
                 cursor = change.cursor
                 self._loop.call_soon_threadsafe(self._wake, cursor)

@@ -43,7 +43,6 @@ class _Fake:
     saved: Saved
     log: bytearray = field(default_factory=bytearray)
     streams: list[LocalStream] = field(default_factory=list)
-    port: str = ""  # that it holds while it is on: its definition may have changed since
 
     @property
     def on(self) -> bool:
@@ -77,10 +76,8 @@ class FakeHypervisor:
         self.store = Store(state_dir)
         self.fakes = {saved.uuid: _Fake(saved) for saved in self.store.machines()}
         self.images = {manifest.sha256: manifest for manifest in self.store.images()}
-        self.ports: dict[str, UUID] = {}
-        for fake in self.fakes.values():
-            if fake.on:
-                self.hold_port(fake)
+        self.ports = {fake.saved.port: u for u, fake in self.fakes.items() if fake.on}
+        self.memory_used = sum(fake.saved.memory_mib for fake in self.fakes.values() if fake.on)
         self.states = {u: fake.saved.state() for u, fake in self.fakes.items() if fake.saved.machine}
         self.used = sum(d.size for f in self.fakes.values() for d in f.saved.disks.values())
         self.used += sum(total_bytes(m) for m in self.images.values())
@@ -98,7 +95,7 @@ class FakeHypervisor:
             with self.changed:
                 fake = self.find(uuid)
                 if fake.on:
-                    self.set_phase(fake, Phase.CRASHED, "its process was told to crash")
+                    self.turn_off(fake, Phase.CRASHED, "its process was told to crash")
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -125,22 +122,31 @@ class FakeHypervisor:
             self.states[saved.uuid] = saved.state()
         self.tell()
 
-    def set_phase(self, fake: _Fake, phase: Phase, reason: str) -> None:
-        """Change its phase from now on; what was connected to a machine that stops is hung up."""
-        self.keep(fake, fake.saved.model_copy(update={"phase": phase, "since": clock.now(), "reason": reason}))
-        if phase not in ON:
-            self.ports.pop(fake.port, None)
-            for stream in fake.streams:
-                stream.hang_up()
-            fake.streams.clear()
-
-    def hold_port(self, fake: _Fake) -> None:
-        """Take its SSH port. Raises PortTaken."""
-        wanted = fake.saved.endpoint
+    def turn_on(self, fake: _Fake, phase: Phase) -> None:
+        """Start it, with its definition as it is now. Raises PortTaken."""
+        machine, wanted = fake.saved.machine, fake.saved.endpoint
         holder = self.ports.setdefault(wanted, fake.saved.uuid)
         if holder != fake.saved.uuid:
             raise PortTaken(f"port {wanted} is in use by machine {holder}", hint="take another port")
-        fake.port = wanted
+        held = {"port": wanted, "memory_mib": machine.memory_mib if machine else 0}
+        fake.saved = fake.saved.model_copy(update=held)
+        self.memory_used += fake.saved.memory_mib
+        self.set_phase(fake, phase)
+
+    def turn_off(self, fake: _Fake, phase: Phase, reason: str) -> None:
+        """Stop it; what was connected to it is hung up."""
+        self.ports.pop(fake.saved.port, None)
+        self.memory_used -= fake.saved.memory_mib
+        self.set_phase(fake, phase, reason)
+        for stream in fake.streams:
+            stream.hang_up()
+        fake.streams.clear()
+
+    def set_phase(self, fake: _Fake, phase: Phase, reason: str = "") -> None:
+        """Change its phase from now on."""
+        self.keep(fake, fake.saved.model_copy(update={"phase": phase, "since": clock.now(), "reason": reason}))
+        if phase is Phase.RUNNING:
+            fake.write(fake.greeting())
 
     def tell(self) -> None:
         self.cursor += 1
@@ -166,10 +172,10 @@ class FakeMachines:
     def facts(self) -> HostFacts:
         host = self._host
         with host.faults.around("facts"), host.changed:
-            taken = sum(f.saved.machine.memory_mib for f in host.fakes.values() if f.on and f.saved.machine)
             return HostFacts(
                 version=__version__, hostname="fake", cpus=host.cpus, memory_mib=host.memory_mib,
-                memory_free_mib=max(0, host.memory_mib - taken), disk=host.disk, disk_free=host.disk - host.used,
+                memory_free_mib=max(0, host.memory_mib - host.memory_used), disk=host.disk,
+                disk_free=host.disk - host.used,
                 accelerator=Accelerator.TCG, accelerator_reason="nothing is run at all", hypervisor="fake",
             )  # fmt: skip
 
@@ -192,29 +198,20 @@ class FakeMachines:
                 self._restart(host.running(machine))
             elif fake.on and (power is Power.OFF or self._obeys(fake)):
                 why = "powered off" if power is Power.OFF else "the guest shut down"
-                host.set_phase(fake, Phase.OFF, why)
+                host.turn_off(fake, Phase.OFF, why)
 
     def _obeys(self, fake: _Fake) -> bool:
         return fake.saved.phase is Phase.RUNNING and not self._host.faults.shutdown_ignored
 
     def _on(self, fake: _Fake, power: Power) -> None:
-        if fake.on:
-            if power is Power.ON and fake.saved.phase is Phase.PAUSED:
-                self._boot(fake)
-            return
-        self._host.hold_port(fake)
-        if power is Power.ON:
-            self._boot(fake)
-        else:
-            self._host.set_phase(fake, Phase.PAUSED, "")
-
-    def _boot(self, fake: _Fake) -> None:
-        self._host.set_phase(fake, Phase.RUNNING, "")
-        fake.write(fake.greeting())
+        if not fake.on:
+            self._host.turn_on(fake, Phase.RUNNING if power is Power.ON else Phase.PAUSED)
+        elif power is Power.ON and fake.saved.phase is Phase.PAUSED:
+            self._host.set_phase(fake, Phase.RUNNING)
 
     def _restart(self, fake: _Fake) -> None:
         if fake.saved.phase is Phase.RUNNING:
-            self._boot(fake)
+            self._host.set_phase(fake, Phase.RUNNING)
 
     def remove(self, machine: UUID, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
         host = self._host
@@ -223,7 +220,7 @@ class FakeMachines:
             if fake is None:
                 return
             if fake.on:
-                host.set_phase(fake, Phase.OFF, "removed")
+                host.turn_off(fake, Phase.OFF, "removed")
             host.store.forget(machine)
             host.used -= sum(d.size for d in fake.saved.disks.values())
             del host.fakes[machine]

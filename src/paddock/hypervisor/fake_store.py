@@ -23,6 +23,8 @@ class Saved(Frozen):
     phase: Phase = Phase.DEFINED
     since: datetime | None = None
     reason: str = ""
+    port: str = ""  # what it holds while it is on: its definition may have changed since
+    memory_mib: int = 0
 
     @property
     def endpoint(self) -> str:

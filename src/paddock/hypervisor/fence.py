@@ -50,9 +50,8 @@ class Gate:
     def record(self, machine: UUID) -> Record:
         """What is remembered of a machine, which may be nothing."""
         known = self._records.get(machine)
-        if known is None:
-            known = self._records[machine] = self._load(machine)
-        return known
+        # A reader without the lock must never put what it loaded over what a change has saved meanwhile.
+        return known or self._records.setdefault(machine, self._load(machine))
 
     @contextmanager
     def change(self, machine: UUID, epoch: int, *, removal: bool = False) -> Iterator[None]:

@@ -4,7 +4,6 @@ Errors come back as the classes they were raised as; an agent that can't be reac
 """
 
 import json
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -175,14 +174,12 @@ class RemoteMachines:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._lock = threading.Lock()
         self._capabilities: Capabilities | None = None
 
     def capabilities(self) -> Capabilities:
-        with self._lock:
-            if self._capabilities is None:
-                self._capabilities = self._link.get(Capabilities, "/v1/capabilities")
-            return self._capabilities
+        if self._capabilities is None:
+            self._capabilities = self._link.get(Capabilities, "/v1/capabilities")
+        return self._capabilities
 
     def facts(self) -> HostFacts:
         return self._link.get(HostFacts, "/v1/facts")
