@@ -60,7 +60,11 @@ def test_down_node_is_not_chosen() -> None:
 
 
 def test_round_robin_takes_who_waited_longest() -> None:
-    nodes = [replace(Room(), name="a", last_placed=5), replace(Room(), name="b", last_placed=3), replace(Room(), name="c")]
+    nodes = [
+        replace(Room(), name="a", last_placed=5),
+        replace(Room(), name="b", last_placed=3),
+        replace(Room(), name="c"),
+    ]
     assert choose(nodes, SMALL, {}, "round-robin")[0] == ["c", "b", "a"]
 
 
