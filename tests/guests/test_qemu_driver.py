@@ -17,7 +17,7 @@ import pytest
 
 from paddock.base import clock
 from paddock.base.errors import Conflict, Invalid, NotFound, PortTaken, Refused
-from paddock.hypervisor.qemu import files
+from paddock.hypervisor.qemu import files, live, watch
 from paddock.hypervisor.qemu.driver import QemuHypervisor
 from paddock.hypervisor.qemu.identity import vm_identity
 from paddock.machine.image import ImageManifest
@@ -174,10 +174,10 @@ def test_an_adopted_qemu_that_is_killed_is_seen(node: Node) -> None:
 
 def test_a_stopped_agent_that_missed_a_power_off_does_not_call_it_a_crash(node: Node) -> None:
     machine = node.paused()
-    live = node.host.machines.running(machine.uuid)
+    held = node.host.machines.running(machine.uuid)
     record = node.directory(machine) / "run.json"
     node.host.machines.power(machine.uuid, Power.OFF, 1)
-    assert live.process.gone()
+    assert held.process.gone()
     record.write_text('{"phase":"running","pid":1,"ending":"powered off"}')
     node.restart()
     state = node.host.machines.state(machine.uuid)
@@ -190,6 +190,21 @@ def test_a_hung_qemu_is_killed_at_power_off(node: Node) -> None:
     node.host.machines.power(machine.uuid, Power.OFF, 1)
     assert not exists(pid)
     assert node.host.machines.state(machine.uuid).phase == Phase.OFF
+
+
+def test_a_hung_qemu_is_shown_and_found_again(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "EVERY", 0.1)
+    machine = node.paused()
+    pid = node.pid(machine)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        node.restart()
+        state = node.host.machines.state(machine.uuid)
+        assert (state.phase, state.pid, state.reason) == (Phase.RUNNING, pid, live.SILENT)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: node.host.machines.state(machine.uuid).phase == Phase.PAUSED)
+    assert node.host.machines.state(machine.uuid).reason == ""
 
 
 def test_a_taken_port(node: Node) -> None:

@@ -78,7 +78,7 @@ def test_the_probe_says_what_qemu_said(tmp_path: Path, monkeypatch: pytest.Monke
     found = probe(find_binary(), [kernel])
     assert clock.monotonic() - start < accel.LIMIT + 1
     assert found.accelerator == Accelerator.TCG
-    assert "printed no kernel line" in found.reason
+    assert "without a kernel line" in found.reason
 
 
 @pytest.mark.guest

@@ -98,9 +98,10 @@ def probe(binary: Binary, kernels: list[Path]) -> Finding:
     if FIRST_LINE in said:
         return Finding(Accelerator.KVM, f"a probe guest ran under KVM ({seconds:.1f} s)")
     last = said.decode(errors="replace").strip().splitlines()[-1:] or ["nothing"]
+    how = "printed no kernel line within" if seconds >= LIMIT else "ended without a kernel line after"
     return Finding(
         Accelerator.TCG,
-        f"/dev/kvm opens, but a probe guest printed no kernel line within {seconds:.1f} s; QEMU said: {last[0][:200]}",
+        f"/dev/kvm opens, but a probe guest {how} {seconds:.1f} s; its last words: {last[0][:200]}",
         "this host is probably a virtual machine itself, without nested virtualisation: use another kind of host",
     )
 
@@ -160,7 +161,7 @@ def _first_line(binary: Binary, kernel: Path) -> bytes:
     with tempfile.TemporaryDirectory(prefix="paddock-probe-") as scratch:
         output = Path(scratch) / "output"
         try:
-            child = run.spawn(probe_command(binary, kernel), output=output)
+            child = run.spawn(probe_command(binary, kernel), output=output, cwd=Path(scratch))
         except Refused as e:
             return str(e).encode()
         try:

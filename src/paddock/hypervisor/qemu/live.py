@@ -19,6 +19,7 @@ from paddock.machine.state import Phase
 QUIT_WAIT = 3.0  # seconds that QEMU has to end after it was told so (which takes 2 s at most), or killed
 QMP_WAIT = 3.0  # seconds for a hung QEMU to answer before we say so
 GUEST_SHUTDOWN = "the guest shut itself down"
+SILENT = "QEMU does not answer on its monitor: it is stopped, or its storage hangs"
 _RUNNING = {"running", "shutdown", "suspended", "postmigrate", "finish-migrate"}
 _TROUBLE = {
     "io-error": "QEMU stopped it after an I/O error: is the node's disk full? `paddock start` goes on with it",
@@ -56,12 +57,16 @@ class Live:
     @property
     def trouble(self) -> str:
         """Why it does not run although nobody paused it."""
-        return _TROUBLE.get(self.status, "")
+        return _TROUBLE.get(self.status, "") if self.connected else SILENT
+
+    @property
+    def connected(self) -> bool:
+        return self.qmp is not None and self.qmp.connected
 
     def control(self) -> Qmp:
         """The QMP connection, made again when it was lost. Raises Unavailable."""
         with self._lock:
-            if self.qmp is None or not self.qmp.connected:
+            if not self.connected:
                 try:
                     sock = connect(self.directory, "qmp.sock", QMP_WAIT)
                 except OSError as e:

@@ -61,6 +61,8 @@ class QemuMachines:
         self._changed = threading.Condition()
         self._cursor = int(clock.now().timestamp() * 1000)  # never one of an earlier process
         self._slots: dict[UUID, Slot] = {}
+        self._reconnecting: set[UUID] = set()
+        self._helpers = ThreadPoolExecutor(2, "reconnect")
         self._watcher = Watcher(self._tick)
         self._closed = False
         self._adopt_all()
@@ -157,6 +159,7 @@ class QemuMachines:
             return
         self._closed = True
         self._watcher.close()
+        self._helpers.shutdown(cancel_futures=True)
         for slot in self._slots.values():
             if slot.live:
                 slot.live.let_go()
@@ -252,6 +255,19 @@ class QemuMachines:
         for slot in list(self._slots.values()):
             if live := slot.live:
                 live.cut_logs(LOG_MAXIMUM, LOG_KEEP)
+                if not live.connected and slot.uuid not in self._reconnecting:
+                    self._reconnecting.add(slot.uuid)
+                    self._helpers.submit(self._reconnect, slot.uuid, live)
+
+    def _reconnect(self, uuid: UUID, live: Live) -> None:
+        """A hung QEMU may take seconds to say nothing: not in the thread that watches all the others."""
+        try:
+            live.control()
+            self._tell_all()
+        except PaddockError as e:
+            log.warning("machine %s: %s", uuid, e)
+        finally:
+            self._reconnecting.discard(uuid)
 
     def _live(self, slot: Slot, started: Process, run: Run) -> Live:
         return Live(
@@ -310,8 +326,8 @@ class QemuMachines:
         slot = Slot(uuid, directory, record.read_spec(directory), record.read_run(directory))
         try:
             found = process.find(directory, uuid, slot.run.pid)
-        except (Unavailable, Refused) as e:
-            log.warning("machine %s: %s", uuid, e)
+        except (PaddockError, OSError) as e:
+            log.error("machine %s: %s", uuid, e)
             found = None
         if found:
             self._adopt_process(slot, found)
@@ -326,11 +342,10 @@ class QemuMachines:
         slot.live = live = self._live(slot, found, slot.run)
         self._watcher.add(found.pidfd, lambda: self._ended(slot, live))
         try:
-            qmp = live.control()
+            self._prove(slot, live.control())
         except PaddockError as e:
             log.warning("machine %s runs as process %d, but %s", slot.uuid, found.pid, e)
             return
-        self._prove(slot, qmp)
         self._save(slot)
         log.info("machine %s was found running as process %d", slot.uuid, found.pid)
 
