@@ -32,7 +32,7 @@ def test_missing_program_is_refused_with_a_hint() -> None:
 
 def test_too_slow() -> None:
     start = clock.monotonic()
-    with pytest.raises(CommandFailed, match="did not end within 0.2 s"):
+    with pytest.raises(CommandFailed, match=r"did not end within 0\.2 s"):
         run([sys.executable, "-c", "import time; time.sleep(60)"], timeout=0.2)
     assert clock.monotonic() - start < 5
 

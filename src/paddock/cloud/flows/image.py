@@ -58,7 +58,17 @@ class ImageFlow(Flow[Image]):
     def take_in(self, image: Image) -> Next[Image]:
         """Check what was uploaded, and make an image of it."""
         upload = settings.STATE.uploads / f"image-{image.pk}"
-        manifest = import_disk(upload, ImageStore(settings.STATE.images), image.name)
+        manifest = import_disk(
+            upload,
+            ImageStore(settings.STATE.images),
+            image.name,
+            sha256=image.expected_sha256,
+            description=image.description,
+            os_flavor=image.os_flavor,
+            os_version=image.os_version,
+            default_user=image.default_user,
+            cloud_init=image.cloud_init,
+        )
         self._adopt(image, manifest.sha256)
         upload.unlink(missing_ok=True)
         return Then(self.rest, finishes=True)
