@@ -1,6 +1,7 @@
 """The QEMU driver: the four protocols of a hypervisor over one state directory."""
 
 import contextlib
+import logging
 import os
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,8 @@ from paddock.hypervisor.qemu.layout import Layout
 from paddock.hypervisor.qemu.machines import QemuMachines
 from paddock.machine.state import GuestResult
 
+log = logging.getLogger(__name__)
+
 HANG_UP_LOOKS = 10  # times that we look whether QEMU has noticed that the console's last user hung up
 HANG_UP_WAIT = 0.05  # seconds between
 
@@ -29,6 +32,7 @@ class QemuHypervisor:
         layout = Layout(Path(state_dir).absolute())
         for path in (layout.root, layout.machines, layout.images, layout.overlays):
             identity.make_directory(path)
+        log.info("QEMU runs %s", identity.describe_identity())
         self._images = ImageStore(layout, arrived=self._probe)
         self.accelerator = AcceleratorChoice(accelerator, layout.accelerator, self._images.kernels)
         self.machines = QemuMachines(layout, self._images, self.accelerator)

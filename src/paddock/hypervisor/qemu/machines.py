@@ -9,7 +9,6 @@ import logging
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from uuid import UUID
 
 from paddock.base import clock
@@ -24,6 +23,7 @@ from paddock.hypervisor.qemu.live import Live
 from paddock.hypervisor.qemu.process import Process
 from paddock.hypervisor.qemu.qmp import Qmp, QmpThread
 from paddock.hypervisor.qemu.record import Run, Spec
+from paddock.hypervisor.qemu.slot import Slot, ending, state_of, unseen
 from paddock.hypervisor.qemu.watch import Watcher
 from paddock.machine.spec import Machine, Power
 from paddock.machine.state import Accelerator, Change, HostFacts, MachineState, Phase, Readiness
@@ -34,20 +34,6 @@ SERIAL_SEEN = 4096  # bytes that readiness looks at
 AGENT_WAIT = 1.0  # seconds for the guest agent to take a shutdown, else the ACPI button
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Slot:
-    """One machine. `run` and `live` change under the driver's condition, all else under `lock`; `saving` is held while
-    the record of a run is changed and written, so that the file never falls behind."""
-
-    uuid: UUID
-    directory: MachineDir
-    spec: Spec | None = None
-    run: Run = field(default_factory=Run)
-    live: Live | None = None
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    saving: threading.RLock = field(default_factory=threading.RLock)
 
 
 class QemuMachines:
@@ -122,19 +108,19 @@ class QemuMachines:
                 self._tell()
 
     def state(self, machine: UUID) -> MachineState:
-        return _state(self._defined(machine))
+        return state_of(self._defined(machine))
 
     def changes(self, cursor: int, timeout: float) -> Change:
         with self._changed:
             self._changed.wait_for(lambda: self._cursor != cursor, timeout=max(0.0, timeout))
-            return Change(cursor=self._cursor, machines=tuple(_state(s) for s in self._slots.values() if s.spec))
+            return Change(cursor=self._cursor, machines=tuple(state_of(s) for s in self._slots.values() if s.spec))
 
     def readiness(self, machine: UUID) -> Readiness:
         slot = self._defined(machine)
         live, spec = slot.live, slot.spec
         if live is None or spec is None or live.phase == Phase.PAUSED:
             words = files.read_tail(slot.directory.serial_log, 400).decode(errors="replace")
-            return Readiness(ready=False, waiting_for=f"power: it is {_state(slot).phase}", last_words=words)
+            return Readiness(ready=False, waiting_for=f"power: it is {state_of(slot).phase}", last_words=words)
         network = spec.machine.network
         guest = readiness.Guest(
             manifest=self._images.manifest(spec.machine.image),
@@ -244,7 +230,7 @@ class QemuMachines:
             self._watcher.drop(live.process.pidfd)
             how, said = live.process.reap(), process.last_words(slot.directory, slot.run.log_from)
             with self._changed:
-                slot.run = _ending(slot.run, how, said, live.ending)
+                slot.run = ending(slot.run, how, said, live.ending)
                 slot.live = None
                 self._tell()
             self._save(slot)
@@ -332,7 +318,7 @@ class QemuMachines:
         if found:
             self._adopt_process(slot, found)
         elif slot.run.phase in (Phase.RUNNING, Phase.PAUSED):
-            slot.run = _ending(slot.run, _unseen(slot.run), process.last_words(directory, slot.run.log_from))
+            slot.run = ending(slot.run, unseen(slot.run), process.last_words(directory, slot.run.log_from))
             self._save(slot)
         return slot
 
@@ -356,33 +342,6 @@ class QemuMachines:
             enabled = slot.live.execute("query-kvm")["enabled"]
             accelerator = Accelerator.KVM if enabled else Accelerator.TCG
             slot.run = slot.run.model_copy(update={"accelerator": accelerator})
-
-
-def _state(slot: Slot) -> MachineState:
-    run, live = slot.run, slot.live
-    return MachineState(
-        uuid=slot.uuid,
-        phase=live.phase if live else run.phase,
-        pid=run.pid if live else None,
-        accelerator=run.accelerator if live else None,
-        since=run.since,
-        reason=live.trouble if live else run.reason,
-        epoch=slot.spec.epoch if slot.spec else 0,
-    )
-
-
-def _ending(run: Run, how: str, said: str, asked: str = "") -> Run:
-    """The record of a run that is over."""
-    if ending := run.ending or asked:
-        return Run(phase=Phase.OFF, since=clock.now(), reason=ending)
-    reason = f"{how}; its last words: {start.shortened(said)}" if said else how
-    return Run(phase=Phase.CRASHED, since=clock.now(), reason=reason)
-
-
-def _unseen(run: Run) -> str:
-    if run.boot_id and run.boot_id != process.boot_id():
-        return "the host was restarted while it ran"
-    return "QEMU ended while no node agent watched; its exit status is unknown"
 
 
 def _running(slot: Slot) -> Live:

@@ -9,7 +9,6 @@ import os
 import select
 import signal
 import socket
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -73,7 +72,6 @@ def start(words: list[str], directory: MachineDir, lock: int) -> Process:
         (directory.root / name).unlink(missing_ok=True)
     child = run.spawn(
         words, output=directory.qemu_log, cwd=directory.root, identity=vm_identity(), pass_fds=(lock,),
-        env={"TMPDIR": "/tmp"},  # noqa: S108
     )  # fmt: skip
     child.returncode = 0  # not subprocess's business any more: we watch and reap it by its pidfd
     return Process(child.pid, os.pidfd_open(child.pid))
@@ -137,12 +135,6 @@ def last_words(directory: MachineDir, start_at: int = 0) -> str:
 def boot_id() -> str:
     """Which boot of this host it is."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def peer_pid(sock: socket.socket) -> int:
-    """Who listens at the other end of a unix socket."""
-    pid: int = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-    return pid
 
 
 def _is_ours(pid: int, directory: MachineDir, uuid: UUID) -> bool:
