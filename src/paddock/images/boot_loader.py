@@ -33,12 +33,11 @@ def install(disk: BinaryIO, boot_img: bytes, core_img: bytes, first: int, sector
         raise Refused(f"GRUB's core image has {count} sectors, its partition only {sectors}")
     _, listed, segment = struct.unpack_from("<QHH", core, _BLOCK_LIST)
     if segment != _CORE_SEGMENT or listed != count - 1:
-        raise Refused(
-            f"GRUB's core image loads {listed} sectors at {segment:#x}, which is not what GRUB 2 for BIOS does"
-        )
+        raise Refused(f"GRUB's core image is not one of GRUB 2 for BIOS: it loads {listed} sectors to {segment:#x}")
     struct.pack_into("<Q", core, _BLOCK_LIST, first + 1)
+    boot = _boot_sector(boot_img, first)
     disk.seek(0)
-    disk.write(_boot_sector(boot_img, first))
+    disk.write(boot)
     disk.seek(first * SECTOR)
     disk.write(core)
 

@@ -36,7 +36,7 @@ class Found:
 
 def inspect(path: Path) -> Found:
     """Look at a file. Raises Invalid, naming what the file is, unless it can be imported."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+    with _opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         if not size:
             raise _invalid("the file is empty", "was the upload cut short?")
@@ -45,6 +45,13 @@ def inspect(path: Path) -> Found:
             return Found(Format.QCOW2, _qcow2_disk_size(file, head, size))
         _refuse_other_formats(file, head, size)
         return Found(Format.RAW, _raw_disk_size(head, size))
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except OSError as e:
+        raise _invalid(f"{path} can't be read: {e.strerror}", "an image is a regular file") from e
 
 
 _QCOW2_MAGIC = b"QFI\xfb"

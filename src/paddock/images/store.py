@@ -55,10 +55,8 @@ class ImageStore:
 
         Publishing the same image again succeeds. Raises Invalid when a field or a file is wrong, DiskFull.
         """
-        self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self.clean()
         try:
-            with self._new_directory() as new:
+            with self.scratch() as new:
                 return self._fill(new, files, about)
         except OSError as e:
             raise _explained(e, f"the image could not be stored in {self.root}") from e
@@ -90,6 +88,28 @@ class ImageStore:
             with contextlib.suppress(FileNotFoundError, BlockingIOError), _locked(left):
                 shutil.rmtree(left, ignore_errors=True)
 
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A new directory on the store's file system that goes away at the end, or with the next one if we are
+        killed."""
+        self.root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.clean()
+        with contextlib.ExitStack() as stack:
+            new = self._new_directory(stack)
+            stack.callback(shutil.rmtree, new, ignore_errors=True)
+            yield new
+
+    def _new_directory(self, stack: contextlib.ExitStack) -> Path:
+        """A new directory, locked until the stack closes. Another `clean` may take it before it is locked."""
+        while True:
+            new = self.root / f"{_NEW}{new_uuid()}"
+            new.mkdir()
+            with contextlib.suppress(FileNotFoundError, BlockingIOError):
+                new.chmod(0o755)  # whatever the umask
+                stack.enter_context(_locked(new))
+                if new.exists():
+                    return new
+
     def _directories(self) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
             yield from (d for d in self.root.iterdir() if len(d.name) == 64)
@@ -99,16 +119,6 @@ class ImageStore:
             return ImageManifest.model_validate_json((directory / MANIFEST).read_bytes())
         except (FileNotFoundError, NotADirectoryError, ValidationError):
             return None
-
-    @contextlib.contextmanager
-    def _new_directory(self) -> Iterator[Path]:
-        new = self.root / f"{_NEW}{new_uuid()}"
-        new.mkdir(mode=0o755)
-        with _locked(new):
-            try:
-                yield new
-            finally:
-                shutil.rmtree(new, ignore_errors=True)
 
     def _fill(self, new: Path, files: Mapping[Role, Path], about: Mapping[str, Any]) -> ImageManifest:
         described = tuple(_take(source, new / role.value, role) for role, source in sorted(files.items()))

@@ -1,0 +1,170 @@
+"""Takes a stranger's disk file into the store: looked at by us, checked and copied by a fenced-in qemu-img.
+
+qemu-img works in a directory that holds the upload and its output and nothing else, with limits, and as root only
+where there is nobody better. What ends in the store is a qcow2 of our own making.
+"""
+
+import json
+import os
+import pwd
+import shutil
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from paddock.base.errors import CommandFailed, DiskFull, Invalid, NotFound
+from paddock.base.run import Completed, Identity, run
+from paddock.images.inspect import Format, Found, inspect
+from paddock.images.store import ImageStore, file_sha256
+from paddock.machine.image import ImageManifest, Role
+from paddock.machine.spec import GIB, MIB
+
+QEMU_USER = "paddock-vm"  # whom qemu-img runs as, when we are root and that user exists
+_TIMEOUT = 3600  # seconds for one run of qemu-img
+_MEMORY = 4 * GIB  # address space of qemu-img
+_RESERVE = 64 * MIB  # bytes left free on the file system
+_LEAKED = 3  # exit code of `qemu-img check`: clusters are leaked, which loses room and no data
+
+
+def import_disk(
+    upload: Path, store: ImageStore, name: str, *, sha256: str = "", size: int | None = None, **about: Any
+) -> ImageManifest:
+    """Make an image called `name` of the disk file `upload`, qcow2 or raw; the upload itself is only read.
+
+    `sha256` and `size` (bytes) are what the upload shall have, if known; `about` are further fields of the manifest.
+    Raises NotFound, Invalid (field `content`, `sha256`, `size` or one of the manifest's) or DiskFull; nothing is left
+    behind then.
+    """
+    _check_arrival(upload, sha256, size)
+    found = inspect(upload)
+    with store.scratch() as place, _Box(upload, place) as box:
+        if found.format is Format.QCOW2:
+            _check(box)
+        needed = _needed(box, found)
+        _check_room(place, needed)
+        disk = _convert(box, found, needed)
+        return store.publish({Role.DISK: disk}, name=name, disk_size=found.disk_size, **about)
+
+
+def _check_arrival(upload: Path, sha256: str, size: int | None) -> None:
+    try:
+        arrived = upload.stat().st_size
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {upload}", field="content") from None
+    if size is not None and arrived != size:
+        hint = "the upload was cut short: send it again" if arrived < size else "is it the right file?"
+        raise Invalid(f"{arrived} bytes arrived, not {size}", hint=hint, field="size")
+    if sha256 and (actual := file_sha256(upload)) != sha256.lower():
+        hint = "download it again, or correct the checksum"
+        raise Invalid(f"the file's sha256 is {actual}, not {sha256}", hint=hint, field="sha256")
+
+
+class _Box:
+    """A directory where qemu-img sees the upload as `upload`, and may write `disk`."""
+
+    def __init__(self, upload: Path, place: Path) -> None:
+        self._upload = upload
+        self._before = upload.stat()
+        self._identity = _identity()
+        self.path = place / "box"
+
+    def __enter__(self) -> "_Box":
+        self.path.mkdir()
+        self.path.chmod(0o711)  # whatever the umask
+        try:
+            os.link(self._upload, self.path / "upload", follow_symlinks=False)
+        except OSError:  # another file system, or not ours to link
+            run(["cp", "--reflink=auto", "--sparse=always", self._upload, self.path / "upload"], timeout=_TIMEOUT)
+        if self._identity:
+            os.chown(self.path / "upload", -1, self._identity.gid)
+            (self.path / "upload").chmod(0o640)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._identity:
+            os.chown(self._upload, -1, self._before.st_gid)
+            self._upload.chmod(stat.S_IMODE(self._before.st_mode))
+
+    def make_disk(self, size: int) -> None:
+        """An empty qcow2 of that many bytes, which qemu-img may fill."""
+        run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=1.1", self.path / "disk", str(size)])
+        if self._identity:
+            os.chown(self.path / "disk", self._identity.uid, self._identity.gid)
+
+    def take_disk(self) -> Path:
+        """The filled disk, as a file of our own again."""
+        if self._identity:
+            os.chown(self.path / "disk", os.geteuid(), os.getegid(), follow_symlinks=False)
+        return self.path / "disk"
+
+    def qemu_img(self, words: Sequence[str], *, writes: int = 0, check: bool = True) -> Completed:
+        """Run qemu-img here; no file of it may exceed `writes` bytes."""
+        limits = [f"--as={_MEMORY}", f"--cpu={_TIMEOUT}", f"--fsize={writes}", "--nofile=64", "--core=0"]
+        fence = ["env", "-C", str(self.path), *self._other_user(), "prlimit", *limits]
+        return run([*fence, "qemu-img", *words], timeout=_TIMEOUT, check=check)
+
+    def _other_user(self) -> list[str]:
+        """The directory is entered before root is given up: nobody else could come here by name."""
+        if self._identity is None:
+            return ["setpriv", "--no-new-privs"]
+        user = [f"--reuid={self._identity.uid}", f"--regid={self._identity.gid}", "--clear-groups"]
+        return ["setpriv", "--no-new-privs", *user]
+
+
+def _identity() -> Identity | None:
+    """Whom qemu-img runs as, where we can choose."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        user = pwd.getpwnam(QEMU_USER)
+    except KeyError:
+        return None
+    return Identity(user.pw_uid, user.pw_gid)
+
+
+def _needed(box: _Box, found: Found) -> int:
+    """The bytes that a copy of ours can take at most."""
+    words = ["measure", "--output=json", "-O", "qcow2", "-f", found.format.value, "upload"]
+    return int(json.loads(box.qemu_img(words).stdout)["required"])
+
+
+def _check_room(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free - _RESERVE
+    if needed > free:
+        raise DiskFull(
+            f"the image takes up to {needed // MIB} MiB, and {directory.parent} has {max(free, 0) // MIB} MiB free",
+            hint="remove images that are not needed or enlarge the file system",
+            field="content",
+        )
+
+
+def _check(box: _Box) -> None:
+    try:
+        done = box.qemu_img(["check", "-q", "-f", "qcow2", "upload"], check=False)
+    except CommandFailed as e:
+        raise _corrupt(e.message) from e
+    if done.code not in (0, _LEAKED):
+        raise _corrupt((done.stderr.strip() or done.stdout.strip())[:500])
+
+
+def _corrupt(said: str) -> Invalid:
+    hint = "download or make it again, or try `qemu-img check -r all` on a copy"
+    return Invalid(f"the qcow2 file is corrupt: {said or 'qemu-img check failed'}", hint=hint, field="content")
+
+
+def _convert(box: _Box, found: Found, needed: int) -> Path:
+    """A qcow2 of our own with the upload's contents."""
+    box.make_disk(found.disk_size)
+    words = ["convert", "-n", "--target-is-zero", "-f", found.format.value, "-O", "qcow2", "upload", "disk"]
+    try:
+        box.qemu_img(words, writes=needed + _RESERVE)
+    except CommandFailed as e:
+        if _is_full(box.path):
+            raise DiskFull(f"no room was left in {box.path} while the disk was copied", field="content") from e
+        raise Invalid(f"the disk can't be copied: {e.message}", field="content") from e
+    return box.take_disk()
+
+
+def _is_full(directory: Path) -> bool:
+    return shutil.disk_usage(directory).free < _RESERVE
