@@ -35,7 +35,10 @@ class Api:
     """An API server, as one project's user sees it."""
 
     def __init__(self, endpoint: str, token: str) -> None:
-        parts = urlsplit(endpoint)
+        try:
+            parts = urlsplit(endpoint)
+        except ValueError:
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Invalid(f"{endpoint!r} is not the address of an API", hint="it looks like http://127.0.0.1:7480")
         self.endpoint = endpoint.rstrip("/").removesuffix("/v1")

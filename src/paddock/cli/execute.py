@@ -23,7 +23,7 @@ def execute(
     ctx: typer.Context,
     server: Server,
     command: Annotated[list[str], typer.Argument(help="Program and arguments, after --.", show_default=False)],
-    timeout: Annotated[float, typer.Option(min=1, max=3600, help="Seconds it may run.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=1, max=600, help="Seconds it may run.")] = 60.0,
     stdin: Annotated[bool, typer.Option("-i", "--stdin", help="Pass our stdin (UTF-8) to it.")] = False,
 ) -> None:
     """Run a command in a server through the guest agent; its exit code becomes ours.
@@ -37,10 +37,10 @@ def execute(
     """
     api = api_of(ctx)
     thing = lookup.server(api, server)
-    body = {"argv": command, "stdin": _stdin() if stdin else None, "timeout": timeout}
+    body = {"argv": command, "stdin": _stdin() if stdin else "", "timeout": timeout}
     answer = api.post(f"/x/v1/servers/{thing['id']}/exec", body, timeout=timeout + GRACE)
-    typer.echo(answer.get("stdout") or "", nl=False)
-    typer.echo(answer.get("stderr") or "", nl=False, err=True)
+    sys.stdout.write(answer.get("stdout") or "")
+    sys.stderr.write(answer.get("stderr") or "")
     if answer.get("truncated"):
         say("the output was too long and is cut short", "let the command write to a file, and fetch that over SSH")
     code = answer.get("exit_code")

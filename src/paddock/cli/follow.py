@@ -35,6 +35,7 @@ class Job:
     image: Json | None = None
     over: bool = False
     problem: str = ""
+    hint: str = ""
     started: float = field(default_factory=clock.monotonic)
     ended: float = 0.0
 
@@ -119,6 +120,7 @@ def _judge(job: Job) -> None:
     status = job.action.get("status")
     if status == "error":
         _end(job, _failure(job))
+        job.hint = str((job.action.get("error") or {}).get("x_hint") or "")
     elif job.thing is None and job.collection == "servers":
         _end(job, "" if job.until is Until.GONE else "was deleted meanwhile")
     elif status != "running" and job.until is Until.READY:

@@ -41,11 +41,15 @@ def _state(image: Json) -> str:
     return f"building {image.get('x_progress') or 0} %" if state == "building" else state
 
 
+def _disk(image: Json) -> str:
+    return gigabytes(image["disk_size"]) if image.get("disk_size") else "-"
+
+
 COLUMNS = (
     Column("NAME", lambda i: i["name"], least=14),
     Column("ID", lambda i: i["id"], right=True),
     Column("STATE", _state),
-    Column("DISK", lambda i: gigabytes(i.get("disk_size")), right=True),
+    Column("DISK", _disk, right=True),
     Column("SIZE", lambda i: gigabytes(i["image_size"]) if i.get("image_size") else "-", right=True),
     Column("LOGIN", lambda i: i.get("x_default_user")),
     Column("AGE", lambda i: age(i["created"]), drop=2, right=True),
@@ -75,7 +79,7 @@ def show_image(ctx: typer.Context, image: Image, output: Output = Format.TABLE) 
         ("Name", i["name"]), ("ID", i["id"]), ("Description", i.get("description")), ("State", _state(i)),
         ("Doing", i.get("x_doing")), ("Problem", i.get("x_problem")), ("System", i.get("os_flavor")),
         ("Version", i.get("os_version")), ("Login", i.get("x_default_user")), ("cloud-init", i.get("x_cloud_init")),
-        ("Disk", gigabytes(i.get("disk_size"))), ("SHA-256", i.get("x_sha256")), ("Labels", i.get("labels")),
+        ("Disk", _disk(i)), ("SHA-256", i.get("x_sha256")), ("Labels", i.get("labels")),
         ("Created", i["created"]),
     ], i, output)  # fmt: skip
 
@@ -159,7 +163,7 @@ def _finish(api: Api, image: Json, action: Json, done: str, *, wait: bool) -> No
         say(f"stopped waiting; image {job.label} goes on", "`paddock image list` shows how far it is")
         raise typer.Exit(130) from None
     if job.problem:
-        say(f"image {job.label}: {job.problem}", f"`paddock image show {job.label}` shows more")
+        say(f"image {job.label}: {job.problem}", job.hint or f"`paddock image show {job.label}` shows more")
         raise typer.Exit(1)
     stdout().print(f"image {job.label} is {done}; use it: paddock launch {job.label}")
 

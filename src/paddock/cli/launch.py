@@ -262,8 +262,7 @@ def _interrupted(jobs: Sequence[follow.Job]) -> None:
 def _show(jobs: Sequence[follow.Job], answers: Sequence[Json], *, wait: bool, output: Format, several: bool) -> None:
     for job in jobs:
         if job.problem:
-            report(PaddockError(f"{job.label}: {job.problem}", hint=f"`paddock server timeline {job.label}` shows how"
-                                f" far it came, `paddock server log {job.label}` what it printed"))  # fmt: skip
+            report(PaddockError(f"{job.label}: {job.problem}", hint=job.hint or _look_closer(job.label)))
     if output is Format.JSON:
         shown = [_with_password(job, answer) for job, answer in zip(jobs, answers, strict=True)]
         if shown or several:
@@ -271,6 +270,10 @@ def _show(jobs: Sequence[follow.Job], answers: Sequence[Json], *, wait: bool, ou
         return
     for job, answer in zip(jobs, answers, strict=True):
         _tell(job, answer, wait)
+
+
+def _look_closer(name: str) -> str:
+    return f"`paddock server timeline {name}` shows how far it came, `paddock server log {name}` what it printed"
 
 
 def _with_password(job: follow.Job, answer: Json) -> Json:

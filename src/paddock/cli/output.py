@@ -191,8 +191,10 @@ def gigabytes(value: Any) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """Seconds for people: 0.1 s, 14 s, 2 min 5 s."""
+    """Seconds for people: 80 ms, 1.2 s, 14 s, 2 min 5 s."""
     amount = float(seconds or 0)
+    if amount < 1:
+        return f"{amount * 1000:.0f} ms"
     if amount < 10:
         return f"{amount:.1f} s"
     return f"{amount:.0f} s" if amount < 120 else f"{int(amount) // 60} min {int(amount) % 60} s"

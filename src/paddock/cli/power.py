@@ -151,7 +151,7 @@ def _each(api: Api, found: Sequence[Json], verb: Verb, *, wait: bool, output: Fo
         _follow(api, jobs, verb.done)
     for job in jobs:
         if job.problem:
-            say(f"{job.label}: {job.problem}", verb.hint.format(name=job.label))
+            say(f"{job.label}: {job.problem}", job.hint or verb.hint.format(name=job.label))
         elif output is Format.TABLE:
             stdout().print(f"{job.label} {verb.done}" if wait else f"{job.label}: {verb.action} is accepted")
     if output is Format.JSON:

@@ -1,5 +1,6 @@
 """`paddock server`: what servers there are and what became of them. Doing things to them is in power.py."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -37,10 +38,10 @@ def _type(server: Json, key: str) -> object:
 def ready(server: Json) -> str:
     """yes, what it waits for, or - for one that is off."""
     state = server.get("x_ready") or {}
+    if server.get("status") in ("off", "deleting", "unknown"):
+        return "failed" if server.get("x_problem") else "-"
     if state.get("ready"):
         return "yes"
-    if server.get("status") != "running":
-        return "failed" if server.get("x_problem") else "-"
     return f"no: {state.get('waiting_for') or 'not yet'}"
 
 
@@ -62,13 +63,20 @@ COLUMNS = (
     Column("READY", ready, least=7),
     Column("AGE", lambda s: age(s["created"]), drop=2, right=True),
 )
+
+
+def _outcome(event: Json) -> str:
+    """A wait that went on is one event, looked at many times."""
+    said = "waited" if event.get("outcome") == "again" else str(event.get("outcome"))
+    return f"{said} x{event['times']}" if int(event.get("times") or 1) > 1 else said
+
+
 EVENTS = (
     Column("AT", lambda e: str(e["at"])[11:19]),
     Column("TOOK", lambda e: duration(e["seconds"]) if e.get("seconds") is not None else "-", right=True),
     Column("ACTION", lambda e: e.get("action"), drop=2),
     Column("STEP", lambda e: e.get("step")),
-    Column("WHAT", lambda e: e.get("what"), least=12),
-    Column("OUTCOME", lambda e: e.get("outcome")),
+    Column("OUTCOME", _outcome),
     Column("DETAIL", lambda e: e.get("detail") or "", least=12),
     Column("CORRELATION", lambda e: e.get("correlation_id"), drop=1),
 )
@@ -139,7 +147,7 @@ def log(
     """
     api = api_of(ctx)
     text = api.text(f"/x/v1/servers/{lookup.server(api, server)['id']}/console_log", {"limit": bytes})
-    typer.echo(text if raw else printable(text), nl=not text.endswith("\n"))
+    sys.stdout.write(text if raw else printable(text))
 
 
 @app.command("steps")
@@ -184,14 +192,14 @@ def run_step(
     if not no_wait:
         follow.follow(api, [job], progress.view(f"Running {step} of {job.label}"), 600)
     if job.problem:
-        say(f"{step} of {job.label}: {job.problem}", f"`paddock server timeline {job.label}`")
+        say(f"{step} of {job.label}: {job.problem}", job.hint or f"`paddock server timeline {job.label}`")
         raise typer.Exit(1)
     stdout().print(f"{step} of {job.label} {'is accepted' if no_wait else 'is done'}")
 
 
 def _steps(api: Api, server: Json) -> list[Json]:
     found: list[Json] = api.get(f"/admin/v1/servers/{server['id']}/steps")["steps"]
-    return found
+    return [s for s in found if s.get("by_hand", True)]
 
 
 def _fields(s: Json) -> list[tuple[str, object]]:
@@ -203,7 +211,7 @@ def _fields(s: Json) -> list[tuple[str, object]]:
     address = s.get("x_ssh") if s.get("status") == "running" else None
     return [
         ("Name", s["name"]), ("ID", s["id"]), ("Number", s.get("x_name")), ("Node", s.get("x_node")),
-        ("Status", s["status"]), ("Ready", f"yes, {by}" if state.get("ready") else ready(s)),
+        ("Status", s["status"]), ("Ready", f"yes, {by}" if ready(s) == "yes" else ready(s)),
         ("Waiting for", s.get("x_waiting_for")), ("Step", s.get("x_step")), ("Problem", s.get("x_problem")),
         ("Image", image.get("name")), ("Type", f"{type.get('name')} ({size})"),
         ("SSH", f"{address['user']}@{address['host']} port {address['port']}" if address else None),

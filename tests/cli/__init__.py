@@ -1,0 +1,1 @@
+"""Tests of the command line, against a small API server over real HTTP on loopback."""

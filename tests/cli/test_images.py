@@ -1,0 +1,52 @@
+"""`paddock image`: building and importing, and what is left over when that goes wrong: nothing."""
+
+import hashlib
+from pathlib import Path
+
+from tests.cli.conftest import Shell
+from tests.cli.server import Cloud
+
+
+def test_build(paddock: Shell, cloud: Cloud) -> None:
+    done = paddock.run("image", "build", "debian-12")
+    assert done.stdout == "image debian-12 is built; use it: paddock launch debian-12\n"
+    assert "debian-12: image: unpacking packages, " in done.stderr
+    assert cloud.images[2]["x_state"] == "ready"
+
+
+def test_import_sends_every_byte(paddock: Shell, cloud: Cloud, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    data = bytes(range(256)) * 9000  # more than two chunks
+    disk.write_bytes(data)
+    digest = hashlib.sha256(data).hexdigest()
+    assert "image old is imported" in paddock.ok("image", "import", disk, "--name", "old", "--sha256", digest.upper())
+    assert cloud.uploads[3] == data
+    assert "old" in paddock.ok("image", "list", "-q").split()
+
+
+def test_a_wrong_checksum_leaves_nothing(paddock: Shell, cloud: Cloud, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(b"x" * 5_000_000)
+    said = paddock.fails("image", "import", disk, "--name", "old", "--sha256", "1" * 64)
+    assert f"has SHA-256 {hashlib.sha256(b'x' * 5_000_000).hexdigest()}, not {'1' * 64}" in said
+    assert set(cloud.images) == {1, 2}
+    assert not cloud.uploads
+
+
+def test_bad_files_are_refused_before_anything_is_announced(paddock: Shell, cloud: Cloud, tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    for file, expected in (
+        ("/nowhere", "/nowhere can't be read: No such file or directory"),
+        (tmp_path, "is not a regular file"),
+        (tmp_path / "empty", "is empty"),
+        ("/dev/zero", "is not a regular file"),
+    ):
+        assert expected in paddock.fails("image", "import", file, "--name", "x")
+    assert "is no SHA-256" in paddock.fails("image", "import", __file__, "--name", "x", "--sha256", "abc")
+    assert "Missing option '-n' / '--name'" in paddock.fails("image", "import", __file__, code=2)
+    assert not cloud.requests
+
+
+def test_delete(paddock: Shell, cloud: Cloud) -> None:
+    assert paddock.ok("image", "delete", "tiny") == "image tiny is deleted\n"
+    assert set(cloud.images) == {2}
