@@ -184,6 +184,20 @@ def test_a_stopped_agent_that_missed_a_power_off_does_not_call_it_a_crash(node: 
     assert (state.phase, state.reason) == (Phase.OFF, "powered off")
 
 
+def test_why_it_ends_is_written_down_before_it_ends(node: Node) -> None:
+    """So that an agent killed in between calls it no crash."""
+    machine = node.paused()
+    os.kill(pid := node.pid(machine), signal.SIGSTOP)
+    off = threading.Thread(target=node.host.machines.power, args=(machine.uuid, Power.OFF, 1))
+    off.start()
+    try:
+        until(lambda: '"ending":"powered off"' in (node.directory(machine) / "run.json").read_text(), 1)
+        assert exists(pid)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        off.join()
+
+
 def test_a_hung_qemu_is_killed_at_power_off(node: Node) -> None:
     machine = node.paused()
     os.kill(pid := node.pid(machine), signal.SIGSTOP)

@@ -150,6 +150,18 @@ def test_a_flood_is_cut_off(server: Server, agent: GuestAgent, drop: bytes) -> N
     assert clock.monotonic() - start < 2.5
 
 
+def test_an_endless_answer_is_given_up_by_its_size(server: Server, agent: GuestAgent) -> None:
+    def behave(sock: socket.socket) -> None:
+        sync(sock)
+        line(sock)
+        while True:
+            sock.sendall(b"A" * 65536)
+
+    server.behaviour = behave
+    with pytest.raises(Unavailable, match="is over"):
+        agent.call("guest-info", timeout=10)
+
+
 def test_a_dripping_guest_does_not_hold_us(server: Server, agent: GuestAgent) -> None:
     def behave(sock: socket.socket) -> None:
         while True:
