@@ -16,6 +16,7 @@ from paddock.base.errors import PaddockError
 from paddock.base.statedir import STATE_ENV
 from paddock.cli import (
     action,
+    cloud,
     console,
     execute,
     image,
@@ -101,6 +102,7 @@ def shell_command(ctx: typer.Context) -> None:
     raise typer.Exit(shell.run_shell(lambda words: run([*before, *words])))
 
 
+cloud.register(app)
 launch.register(app)
 app.command("ls", rich_help_panel=server.PANEL)(server.list_servers)
 power.register(app)

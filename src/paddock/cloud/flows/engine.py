@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import ClassVar, Generic, TypeVar, assert_never
 
 from django.db import OperationalError, connection, transaction
@@ -98,19 +99,20 @@ def _drive(flow: Flow[R], row: R) -> None:
     try:
         while True:
             if (urgent := flow.divert(row)) is not None:
-                _persist(lambda row=row, urgent=urgent: _enter(flow, row, urgent.__name__, "note", 0.0, "interrupted"))  # type: ignore[misc]
+                _persist(partial(_enter, flow, row, urgent.__name__, "note", 0.0, "interrupted"))
                 row = _fresh(flow, row)
             started = clock.monotonic()
             outcome = _attempt(flow, row)
-            spent = clock.monotonic() - started
             if isinstance(outcome, Gone):
-                return None
-            if not _persist(lambda row=row, outcome=outcome, spent=spent: _record(flow, row, outcome, spent)):  # type: ignore[misc]
-                row = _fresh(flow, row)
-                if clock.monotonic() - began > FAIR:
-                    return wake_later(row, flow.kind, 0)
-                continue
-            return None
+                return
+            waits = _persist(partial(_record, flow, row, outcome, clock.monotonic() - started))
+            if waits:
+                return
+            # A call that got no answer may still arrive: what comes next must come under a higher epoch.
+            if row.failures or clock.monotonic() - began > FAIR:
+                wake_later(row, flow.kind, 0)
+                return
+            row = _fresh(flow, row)
     finally:
         correlation_id.reset(token)
 

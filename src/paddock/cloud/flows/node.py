@@ -69,9 +69,7 @@ def look(node: Node, cursor: int, timeout: float) -> int:
         _up(node, host)
     change = host.machines.changes(cursor, timeout)
     node_facts = host.machines.facts()
-    Node.objects.filter(pk=node.pk).update(
-        state="up", last_seen=Now(), facts=node_facts.model_dump(mode="json")
-    )
+    Node.objects.filter(pk=node.pk).update(state="up", last_seen=Now(), facts=node_facts.model_dump(mode="json"))
     compare(node, {m.uuid.hex: m for m in change.machines})
     return change.cursor
 
@@ -90,7 +88,8 @@ def _resize(node: Node, facts: HostFacts) -> str:
     try:
         Node.objects.filter(pk=node.pk).update(**has)
     except IntegrityError:
-        return f"its servers claim more than it has now: {has['cpus']} CPUs, {has['memory_mib']} MiB, {has['disk_gib']} GiB"
+        room = f"{has['cpus']} CPUs, {has['memory_mib']} MiB of memory, {has['disk_gib']} GiB of disk"
+        return f"its servers claim more than it has now: {room}"
     return ""
 
 
