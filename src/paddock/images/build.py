@@ -68,7 +68,8 @@ def build(name: str, store: Path, work: Path) -> ImageManifest:
     status = StatusFile(_status_path(work, name))
 
     def say(percent: int, doing: str) -> None:
-        log.info("%3d %% %s", percent, doing)
+        if doing != status.status.doing:
+            log.info("%3d %% %s", percent, doing)
         status.change(percent=percent, doing=doing)
 
     say(0, "starting")

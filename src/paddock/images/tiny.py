@@ -30,7 +30,7 @@ _MODULES = (
 )  # fmt: skip
 _INITRD_APPLETS = ("sh", "mount", "umount", "insmod", "findfs", "usleep", "switch_root", "echo", "cat", "ls", "dmesg")
 _DIRECTORIES = (
-    "bin", "dev", "etc/init.d", "etc/dropbear", "etc/acpi/PWRF", "lib/modules", "lib64", "mnt", "proc", "root/.ssh",
+    "bin", "dev", "etc/init.d", "etc/dropbear", "lib/modules", "lib64", "mnt", "proc", "root/.ssh",
     "run", "sbin", "sys", "tmp", "usr/bin", "usr/sbin", "usr/lib", "var/lib/paddock", "var/log", "var/run",
 )  # fmt: skip
 _CONFIG = {
@@ -41,7 +41,6 @@ _CONFIG = {
     "etc/hostname": "tiny\n",
     "etc/profile": "export PATH=/usr/sbin:/usr/bin:/sbin:/bin PS1='\\u@\\h:\\w# '\n",
     "etc/os-release": 'ID=paddock-tiny\nNAME="Paddock tiny"\nPRETTY_NAME="Paddock tiny, of Debian\'s packages"\n',
-    "etc/acpi/PWRF/00000080": "#!/bin/sh\nexec poweroff\n",
 }
 _SECRET = {"etc/shadow": 0o600, "root": 0o700, "root/.ssh": 0o700}
 
@@ -88,7 +87,6 @@ def _make_root(tree: Path, root: Path, modules: Modules) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
     for name, text in _CONFIG.items():
         (root / name).write_text(text, encoding="utf-8")
-    (root / "etc/acpi/PWRF/00000080").chmod(0o755)
     (root / "etc/mtab").symlink_to("/proc/mounts")
     _install_busybox(tree, root)
     _install_programs(tree, root)
