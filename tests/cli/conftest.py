@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from paddock.cli.main import run
-from tests.cli.server import TOKEN, Cloud, serving
+from tests.cli.server import TOKEN, Cloud, Routes, serving
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Shell:
         return [sys.executable, "-m", "paddock.cli.main", *map(str, words)]
 
     def run(
-        self, *words: str | Path, input: str | None = None, columns: int | None = None, **env: str
+        self, *words: str | Path, input: str | None = None, columns: int | None = None, **env: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run it to its end, with no terminal; in this process, since starting one takes longer than most commands."""
         whole = {**self.env, **({"COLUMNS": str(columns)} if columns else {}), **env}
@@ -58,26 +59,36 @@ class Shell:
             os.environ.update(before)
         return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
-    def ok(self, *words: str | Path, **more: str) -> str:
+    def ok(self, *words: str | Path, input: str | None = None, columns: int | None = None, **env: Any) -> str:
         """What it prints; it must succeed."""
-        done = self.run(*words, **more)
+        done = self.run(*words, input=input, columns=columns, **env)
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def fails(self, *words: str | Path, code: int = 1, **more: str) -> str:
+    def fails(self, *words: str | Path, code: int = 1, input: str | None = None, **env: Any) -> str:
         """What it complains of; it must fail with this exit code and no traceback."""
-        done = self.run(*words, **more)
+        done = self.run(*words, input=input, **env)
         assert done.returncode == code, f"{words}: {done.returncode} {done.stdout}{done.stderr}"
         assert "Traceback" not in done.stderr
         return done.stderr
 
 
-@pytest.fixture
-def cloud() -> Cloud:
-    return Cloud()
+@pytest.fixture(scope="session")
+def api() -> Iterator[tuple[Routes, str]]:
+    """One server for all tests, since starting one takes longer than most of them."""
+    routes = Routes(Cloud())
+    with serving(routes) as endpoint:
+        yield routes, endpoint
 
 
 @pytest.fixture
-def paddock(cloud: Cloud, tmp_path: Path) -> Iterator[Shell]:
-    with serving(cloud) as endpoint:
-        yield Shell(tmp_path, endpoint)
+def cloud(api: tuple[Routes, str]) -> Cloud:
+    """A cloud of the test's own, behind that server."""
+    api[0].cloud = Cloud()
+    return api[0].cloud
+
+
+@pytest.fixture
+def paddock(cloud: Cloud, api: tuple[Routes, str], tmp_path: Path) -> Shell:
+    """A person's command line, and an empty home."""
+    return Shell(tmp_path, api[1])

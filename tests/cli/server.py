@@ -203,9 +203,13 @@ class Routes:
 
     def __init__(self, cloud: Cloud) -> None:
         self.cloud = cloud
-        self.tables = {
-            "servers": cloud.servers, "images": cloud.images, "ssh_keys": cloud.keys, "server_types": cloud.types,
-            "actions": cloud.actions,
+
+    @property
+    def tables(self) -> dict[str, dict[int, Json]]:
+        """What /v1 has."""
+        return {
+            "servers": self.cloud.servers, "images": self.cloud.images, "ssh_keys": self.cloud.keys,
+            "server_types": self.cloud.types, "actions": self.cloud.actions,
         }  # fmt: skip
 
     async def answer(self, request: Request) -> Response:
@@ -369,9 +373,8 @@ async def console(socket: WebSocket) -> None:
 
 
 @contextmanager
-def serving(cloud: Cloud) -> Iterator[str]:
-    """The cloud's API on a free port of loopback, as an address."""
-    routes = Routes(cloud)
+def serving(routes: Routes) -> Iterator[str]:
+    """A cloud's API on a free port of loopback, as an address."""
     app = Starlette(routes=[
         WebSocketRoute("/x/v1/servers/{id:int}/console", console),
         Route("/{path:path}", routes.answer, methods=["GET", "POST", "PUT", "DELETE"]),

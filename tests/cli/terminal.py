@@ -51,18 +51,13 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(shell: Shell, *words: str, columns: int = 80) -> Iterator[Terminal]:
+def on_terminal(shell: Shell, *words: str, columns: int = 80, **env: str) -> Iterator[Terminal]:
     """Run `paddock` on a terminal; it is killed at the end if it still runs."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
-    def control() -> None:
-        os.setsid()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
-    process = subprocess.Popen(
-        shell.argv(*words), env=shell.env, stdin=slave, stdout=slave, stderr=slave, preexec_fn=control
-    )
+    argv = ["setsid", "--ctty", *shell.argv(*words)]  # execs: not preexec_fn, which may hang beside threads
+    process = subprocess.Popen(argv, env={**shell.env, **env}, stdin=slave, stdout=slave, stderr=slave)
     try:
         yield Terminal(master, slave, process)
     finally:

@@ -6,12 +6,13 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from paddock import __version__
 from tests.cli.conftest import Shell
-from tests.cli.server import TOKEN, Cloud, serving
+from tests.cli.server import TOKEN, Cloud
 
 
 def test_no_cloud_at_all(tmp_path: Path) -> None:
@@ -78,27 +79,27 @@ def test_a_wrong_token(paddock: Shell) -> None:
     assert said.startswith("error: the token you have provided is invalid\nhint: the token is not one of this cloud's")
 
 
-def test_address_and_token_of_the_state_directory(cloud: Cloud, tmp_path: Path) -> None:
+def test_address_and_token_of_the_state_directory(paddock: Shell, cloud: Cloud, tmp_path: Path) -> None:
     cloud.add("web")
-    with serving(cloud) as endpoint:
-        shell = Shell(tmp_path, "", "")
-        nothing = {"PADDOCK_ENDPOINT": "", "PADDOCK_TOKEN": ""}
-        state = tmp_path / "elsewhere"
-        (state / "run").mkdir(parents=True)
-        (state / "run" / "api-url").write_text(endpoint + "\n")
-        assert f"there is no token at {state}/token" in shell.fails("--state-dir", state, "ls", **nothing)
-        (state / "token").write_text(TOKEN + "\n")
-        assert shell.ok("--state-dir", state, "ls", "-q", **nothing) == "web\n"
-        assert shell.ok("--state-dir", state, "--endpoint", endpoint + "/v1/", "ls", "-q", **nothing) == "web\n"
+    endpoint = paddock.endpoint
+    shell = Shell(tmp_path, "", "")
+    nothing: dict[str, Any] = {"PADDOCK_ENDPOINT": "", "PADDOCK_TOKEN": ""}
+    state = tmp_path / "elsewhere"
+    (state / "run").mkdir(parents=True)
+    (state / "run" / "api-url").write_text(endpoint + "\n")
+    assert f"there is no token at {state}/token" in shell.fails("--state-dir", state, "ls", **nothing)
+    (state / "token").write_text(TOKEN + "\n")
+    assert shell.ok("--state-dir", state, "ls", "-q", **nothing) == "web\n"
+    assert shell.ok("--state-dir", state, "--endpoint", endpoint + "/v1/", "ls", "-q", **nothing) == "web\n"
 
 
-def test_the_token_goes_to_no_other_cloud(cloud: Cloud, tmp_path: Path) -> None:
-    with serving(cloud) as endpoint:
-        state = tmp_path / "state"
-        (state / "run").mkdir(parents=True)
-        (state / "run" / "api-url").write_text("http://127.0.0.1:1")
-        (state / "token").write_text(TOKEN)
-        said = Shell(tmp_path, endpoint, "").fails("ls")
+def test_the_token_goes_to_no_other_cloud(paddock: Shell, cloud: Cloud, tmp_path: Path) -> None:
+    endpoint = paddock.endpoint
+    state = tmp_path / "state"
+    (state / "run").mkdir(parents=True)
+    (state / "run" / "api-url").write_text("http://127.0.0.1:1")
+    (state / "token").write_text(TOKEN)
+    said = Shell(tmp_path, endpoint, "").fails("ls")
     assert f"error: there is no token for {endpoint}" in said
     assert not cloud.requests
 

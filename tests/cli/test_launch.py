@@ -160,14 +160,14 @@ def test_bad_input_creates_nothing(paddock: Shell, cloud: Cloud, tmp_path: Path)
         (("tiny", "--name", "a_b"), "invalid input in field 'name': must be a host name"),
     ):  # fmt: skip
         assert expected in paddock.fails("launch", *words)
-    for words in (
+    for wrong in (
         ("tiny", "--count", "0"),
         ("tiny", "--restart", "always"),
         ("tiny", "-f", "x"),
         (),
         ("tiny", "--colour"),
     ):
-        assert paddock.fails("launch", *words, code=2).startswith("error: ")
+        assert paddock.fails("launch", *wrong, code=2).startswith("error: ")
     assert len(cloud.servers) == 1
 
 

@@ -123,6 +123,19 @@ class _Reader(threading.Thread):
             os.close(self._ended)
 
 
+@contextmanager
+def _signals() -> Iterator[int]:
+    """A file descriptor that is readable once a signal came: one that comes just before select would wake nobody."""
+    waker, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    try:
+        yield waker
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(waker)
+        os.close(wake)
+
+
 def _pump(socket: ClientConnection, timeout: float | None) -> bool:
     """Carry bytes both ways. True when we left, False when the other side ended it.
 
@@ -130,30 +143,59 @@ def _pump(socket: ClientConnection, timeout: float | None) -> bool:
     """
     reader = _Reader(socket)
     reader.start()
-    stdin, eof = sys.stdin.fileno(), False
     try:
-        while True:
-            wait = max(0.0, timeout - (clock.monotonic() - reader.last)) if eof and timeout is not None else None
-            ready = select.select([reader.ended] if eof else [reader.ended, stdin], [], [], wait)[0]
-            if reader.ended in ready:
-                return False
-            if stdin in ready:
-                data = os.read(stdin, CHUNK)
-                typed, found, _ = data.partition(DETACH) if timeout is None else (data, b"", b"")
-                if typed:
-                    socket.send(typed)
-                if found or (not data and timeout is None):
-                    return True
-                if not data:
-                    eof, reader.last = True, clock.monotonic()
-            elif eof and timeout is not None and clock.monotonic() - reader.last >= timeout:
-                return True
+        with _signals() as waker:
+            if timeout is None:
+                return _typed(socket, reader, waker)
+            return _piped(socket, reader, waker) and _silent(reader, waker, timeout)
     except ConnectionClosed:
         return False
     finally:
         socket.close()
         reader.join(timeout=3)
         os.close(reader.ended)
+
+
+def _typed(socket: ClientConnection, reader: _Reader, waker: int) -> bool:
+    """Send keys until Ctrl-], or until the terminal is gone. False when the other side ended it."""
+    while data := _read(reader, waker):
+        before, detach, _ = data.partition(DETACH)
+        if before:
+            socket.send(before)
+        if detach:
+            return True
+    return data is not None
+
+
+def _piped(socket: ClientConnection, reader: _Reader, waker: int) -> bool:
+    """Send stdin to its end. False when the other side ended it."""
+    while data := _read(reader, waker):
+        socket.send(data)
+    return data is not None
+
+
+def _read(reader: _Reader, waker: int) -> bytes | None:
+    """The next bytes of stdin, empty at its end; None when the other side has ended it."""
+    stdin = sys.stdin.fileno()
+    while True:
+        ready = select.select([reader.ended, stdin, waker], [], [])[0]
+        if reader.ended in ready:
+            return None
+        if stdin in ready:
+            return os.read(stdin, CHUNK)
+        os.read(waker, CHUNK)
+
+
+def _silent(reader: _Reader, waker: int, timeout: float) -> bool:
+    """Wait until nothing came for `timeout` seconds. False when the other side ended it before."""
+    start = clock.monotonic()
+    while (left := timeout - (clock.monotonic() - max(start, reader.last))) > 0:
+        ready = select.select([reader.ended, waker], [], [], left)[0]
+        if reader.ended in ready:
+            return False
+        if waker in ready:
+            os.read(waker, CHUNK)
+    return True
 
 
 def _write(data: bytes) -> None:
