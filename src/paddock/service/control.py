@@ -104,7 +104,7 @@ def status(directory: StateDir) -> dict[str, Any]:
         "state_dir": str(directory.root),
         "supervisor": {"pid": owner.pid, "memory_kib": procs.memory(owner.pid, children=False)} if owner else None,
         "processes": rows,
-        "api": _read(directory.api_url) or None,
+        "api": (_read(directory.api_url) or None) if owner else None,
         "database": _database(directory),
         "nodes": [r["name"].removeprefix("agent-") for r in rows if r["name"].startswith("agent-")],
         "guests": len(guests(directory)),

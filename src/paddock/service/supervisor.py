@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 LOOK = 0.05  # seconds between two looks at what starts
 IDLE = 30.0  # seconds between two looks when nothing happens: for the size of the logs
+HURRY = 2.0  # seconds for each signal to be obeyed, once we were told twice to stop
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -84,7 +85,7 @@ class Supervisor:
             self._wait()
 
     def stop(self) -> None:
-        """End all, in order. A second signal meanwhile ends them at once."""
+        """End all, in order. A second signal meanwhile makes us hurry."""
         for ends in sorted({c.process.ends for c in self.children}):
             self._stop([c for c in self.children if c.process.ends == ends and c.up])
         for child in self.children:
@@ -105,8 +106,8 @@ class Supervisor:
         if child.pidfd >= 0:
             self._poll.register(child.pidfd, select.POLLIN)
         log.info("%s: started as process %d", child.process.name, child.mark.pid if child.mark else 0)
-        self.report(Event("starting", child.process.name))
         self._note()
+        self.report(Event("starting", child.process.name))
 
     def _look(self, first_start: bool = False) -> None:
         """See what ended, what became ready, what is late and what is to be started again."""
@@ -131,21 +132,21 @@ class Supervisor:
     def _ended(self, child: Child, how: str, first_start: bool) -> None:
         if child.process.once and how == "ended with exit code 0":
             child.state = "done"
-            self.report(Event("ready", child.process.name, seconds=child.seconds))
             self._note()
+            self.report(Event("ready", child.process.name, seconds=child.seconds))
             return
         if first_start and child.state == "starting":
             child.state = "stopped"
             raise self._failed(child, how)
         pause = child.fail(how)
         log.warning("%s: %s after %.1f s; starts again in %.0f s", child.process.name, how, child.seconds, pause)
-        self.report(Event("restarting", child.process.name, how))
         self._note()
+        self.report(Event("restarting", child.process.name, how))
 
     def _ready(self, child: Child) -> None:
         log.info("%s: ready after %.2f s", child.process.name, child.seconds)
-        self.report(Event("ready", child.process.name, seconds=child.seconds))
         self._note()
+        self.report(Event("ready", child.process.name, seconds=child.seconds))
 
     def _late(self, child: Child, first_start: bool) -> None:
         why = f"was not ready within {child.process.start_within:.0f} s: it waits for {child.waits_for or 'its end'}"
@@ -171,27 +172,27 @@ class Supervisor:
             return
         for child in children:
             self.report(Event("stopping", child.process.name))
-        begun = self.told_to_stop
         for step in range(max(len(c.process.signals) for c in children)):
-            self._signal([c for c in children if c.up], step, begun)
+            self._signal([c for c in children if c.up], step)
         for child in children:
             if child.up:
                 log.error("%s: process %d can't be ended", child.process.name, child.mark.pid if child.mark else 0)
             else:
                 self.report(Event("stopped", child.process.name))
 
-    def _signal(self, children: Sequence[Child], step: int, begun: int) -> None:
+    def _signal(self, children: Sequence[Child], step: int) -> None:
         """Send each its next signal and wait until all have ended or had their time."""
         due = [(c, *c.process.signals[min(step, len(c.process.signals) - 1)]) for c in children]
         for child, number, _ in due:
             if step:
                 log.warning("%s: did not end; sending %s", child.process.name, signal.Signals(number).name)
             child.send(number)
-        end = clock.monotonic() + max((patience for *_, patience in due), default=0.0)
-        while any(not self._gone(c) for c in children) and clock.monotonic() < end:
-            if self.told_to_stop > max(begun, 1):
+        begin, patience = clock.monotonic(), max((patience for *_, patience in due), default=0.0)
+        while any(not self._gone(c) for c in children):
+            left = begin + (min(HURRY, patience) if self.told_to_stop > 1 else patience) - clock.monotonic()
+            if left <= 0:
                 return
-            self._poll_for(min(LOOK * 4, end - clock.monotonic()))
+            self._poll_for(min(LOOK * 4, left))
 
     def _gone(self, child: Child) -> bool:
         self._reaped(child)
