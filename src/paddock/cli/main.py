@@ -108,6 +108,7 @@ app.command("ls", rich_help_panel=server.PANEL)(server.list_servers)
 power.register(app)
 for command in (ssh, console, execute):
     command.register(app)
+cloud.register(app)
 for name, noun in (
     ("server", server), ("image", image), ("type", server_type), ("ssh-key", ssh_key), ("action", action),
     ("node", node),
