@@ -64,7 +64,17 @@ class Guest:
     def ssh(self, command: str, *, timeout: float = 30) -> Completed:
         options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "ConnectTimeout=20"]
         words = [w for o in options for w in ("-o", o)]
-        argv = ["ssh", "-q", *words, "-i", self.place / "key", "-p", str(self._ssh_port), "root@127.0.0.1", command]
+        argv: list[str | Path] = [
+            "ssh",
+            "-q",
+            *words,
+            "-i",
+            self.place / "key",
+            "-p",
+            str(self._ssh_port),
+            "root@127.0.0.1",
+            command,
+        ]
         end = monotonic() + timeout
         while True:
             try:
