@@ -44,6 +44,7 @@ class Cloud:
         self.refuse_shutdown = False
         self.never_ready = False
         self.broken_answers = 0
+        self.damaged = ""
         self.requests: list[tuple[str, str, Any]] = []
         self.uploads: dict[int, bytes] = {}
         self.born = datetime.now(UTC) - timedelta(hours=3, minutes=5)
@@ -339,14 +340,12 @@ class Routes:
         if len(parts) == 1:
             number = max(images) + 1
             images[number] = self.cloud._image(number, body["name"], body["description"], 1.0, "root", "absent")
-            images[number]["_sha256"] = body.get("sha256")
             return JSONResponse({"image": _public(images[number])}, 201)
         image = images[int(parts[1])]
         seconds = self.cloud.build_seconds
         action = self.cloud.new_action("build_image", "image", image["id"], seconds + 0.05)
         image.update(x_state="building", x_doing="unpacking packages", _until=time.monotonic() + seconds)
-        if image.get("_sha256") == "0" * 64:
-            action["_fails"] = "the disk is damaged"
+        action["_fails"] = self.cloud.damaged
         return JSONResponse({"image": _public(image), "action": _public(action)}, 202)
 
 

@@ -33,6 +33,15 @@ def test_a_wrong_checksum_leaves_nothing(paddock: Shell, cloud: Cloud, tmp_path:
     assert not cloud.uploads
 
 
+def test_a_disk_that_the_cloud_refuses_leaves_nothing(paddock: Shell, cloud: Cloud, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(b"x")
+    cloud.damaged = "the disk is damaged"
+    said = paddock.fails("image", "import", disk, "--name", "old")
+    assert "error: image old: the disk is damaged\n" in said
+    assert set(cloud.images) == {1, 2}
+
+
 def test_bad_files_are_refused_before_anything_is_announced(paddock: Shell, cloud: Cloud, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     for file, expected in (

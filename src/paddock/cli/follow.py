@@ -144,7 +144,9 @@ def _end(job: Job, problem: str = "") -> None:
 def _failure(job: Job) -> str:
     said = str((job.action.get("error") or {}).get("message") or f"{job.action.get('command')} failed")
     problem = str((job.thing or {}).get("x_problem") or "")
-    return said if not problem or problem in said else f"{said}: {problem}"
+    if not problem or problem in said or said in problem:
+        return said
+    return f"{said}: {problem}"
 
 
 def _image(api: Api, job: Job) -> Json | None:

@@ -98,7 +98,15 @@ def build(
     api = api_of(ctx)
     thing = lookup.find(api, "images", image)
     action = api.post(f"/x/v1/images/{thing['id']}/build")["action"]
-    _finish(api, thing, action, "built", wait=not no_wait)
+    if no_wait:
+        stdout().print(f"image {thing['name']}: accepted; `paddock image list` shows how far it is")
+        return
+    try:
+        job = _follow(api, thing, action, "built")
+    except KeyboardInterrupt:
+        say(f"stopped waiting; image {thing['name']} goes on", "`paddock image list` shows how far it is")
+        raise typer.Exit(130) from None
+    _tell(job, "built")
 
 
 @app.command("import")
@@ -130,10 +138,13 @@ def import_image(
     image: Json = api.post("/x/v1/images", {k: v for k, v in body.items() if v is not None})["image"]
     try:
         answer = _upload(api, image, file, size, sha256.lower())
+        job = _follow(api, answer.get("image") or image, answer["action"], "imported")
     except (PaddockError, KeyboardInterrupt):
         _forget(api, image)
         raise
-    _finish(api, answer.get("image") or image, answer["action"], "imported", wait=True)
+    if job.problem:
+        _forget(api, image)
+    _tell(job, "imported")
 
 
 @app.command("delete")
@@ -152,18 +163,15 @@ def delete(
         stdout().print(f"image {image['name']} is deleted")
 
 
-def _finish(api: Api, image: Json, action: Json, done: str, *, wait: bool) -> None:
+def _follow(api: Api, image: Json, action: Json, done: str) -> follow.Job:
     job = follow.Job(str(image["name"]), action, image, collection="images")
-    if not wait:
-        stdout().print(f"image {job.label}: accepted; `paddock image list` shows how far it is")
-        return
-    try:
-        follow.follow(api, [job], progress.view(f"Waiting until image {job.label} is {done}"), BUILD)
-    except KeyboardInterrupt:
-        say(f"stopped waiting; image {job.label} goes on", "`paddock image list` shows how far it is")
-        raise typer.Exit(130) from None
+    follow.follow(api, [job], progress.view(f"Waiting until image {job.label} is {done}"), BUILD)
+    return job
+
+
+def _tell(job: follow.Job, done: str) -> None:
     if job.problem:
-        say(f"image {job.label}: {job.problem}", job.hint or f"`paddock image show {job.label}` shows more")
+        say(f"image {job.label}: {job.problem}", job.hint)
         raise typer.Exit(1)
     stdout().print(f"image {job.label} is {done}; use it: paddock launch {job.label}")
 
