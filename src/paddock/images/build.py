@@ -83,6 +83,7 @@ def build(name: str, store: Path, work: Path) -> ImageManifest:
         status.change(state="failed", error=str(e) if isinstance(e, PaddockError) else f"BUG: {e!r}")
         raise
     finally:
+        _keep_logs(place, _log_path(work, name))
         _remove(place)
     status.change(state="ready", percent=100, doing="", sha256=manifest.sha256)
     return manifest
@@ -155,6 +156,13 @@ def _gone(status: BuildStatus, log_path: Path) -> BuildStatus:
         tail = ""
     error = f"the builder ended while {status.doing or 'starting'}, without a result; its log ends: {tail or 'empty'}"
     return status.model_copy(update={"state": "failed", "error": error})
+
+
+def _keep_logs(place: Path, log_path: Path) -> None:
+    """What the programs of a build said goes to the end of its log."""
+    with log_path.open("ab") as kept:
+        for part in sorted(place.glob("*.log")):
+            kept.write(part.read_bytes())
 
 
 def _remove_old_work(work: Path, name: str) -> None:
