@@ -1,28 +1,90 @@
 """The ASGI application: streams by Starlette, everything else by Django."""
 
 import os
+import re
 from typing import cast
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "paddock.cloud.settings")
 
 from django.core.asgi import get_asgi_application
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 django_app = cast(ASGIApp, get_asgi_application())
 
+from paddock.api.errors import MAX_BODY, too_large
+from paddock.api.middleware import one_slash
+from paddock.api.streams import answer
 from paddock.api.streams import app as streams
+from paddock.base.ids import new_correlation_id
+from paddock.base.log import correlation_id
 
-STREAMED = ("/exec", "/content", "/console")
+STREAMED = re.compile(r"/x/v1/(servers/\d+/(exec|console)|images/\d+/content)")
+UPLOAD = re.compile(r"/x/v1/images/\d+/content")
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """One process, two kinds of requests."""
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
-    elif scope["type"] == "websocket" or scope["path"].endswith(STREAMED):
-        await streams(scope, receive, send)
+        return
+    path = one_slash(scope["path"])
+    if scope["type"] == "websocket" or STREAMED.fullmatch(path):
+        await _streamed({**scope, "path": path}, receive, send)
+    elif (body := await _body(receive)) is None:
+        await _with_id(answer(too_large()), scope, receive, send)
     else:
-        await django_app(scope, receive, send)
+        await django_app(scope, _once(body, receive), send)
+
+
+async def _streamed(scope: Scope, receive: Receive, send: Send) -> None:
+    """Only an upload may be as long as it likes."""
+    if scope["type"] == "websocket" or UPLOAD.fullmatch(scope["path"]):
+        await _with_id(streams, scope, receive, send)
+    elif (body := await _body(receive)) is None:
+        await _with_id(answer(too_large()), scope, receive, send)
+    else:
+        await _with_id(streams, scope, _once(body, receive), send)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The whole body, read before Django would put it on the disk; None when it is too long, or was cut off."""
+    chunks, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+        if size > MAX_BODY:
+            return None
+        if not message.get("more_body"):
+            return b"".join(chunks)
+
+
+def _once(body: bytes, receive: Receive) -> Receive:
+    """The body again, and then whatever comes."""
+    waiting = [body]
+
+    async def again() -> Message:
+        return {"type": "http.request", "body": waiting.pop(), "more_body": False} if waiting else await receive()
+
+    return again
+
+
+async def _with_id(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Give a request that Django does not see what Envelope gives those that it sees: a correlation id."""
+    token = correlation_id.set(new_correlation_id())
+
+    async def send_with_id(message: Message) -> None:
+        if message["type"] in ("http.response.start", "websocket.accept"):
+            MutableHeaders(scope=message)["X-Correlation-Id"] = correlation_id.get()
+        await send(message)
+
+    try:
+        await app(scope, receive, send_with_id)
+    finally:
+        correlation_id.reset(token)
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

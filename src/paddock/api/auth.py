@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Q
+from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.db.models.functions import Now
 from django.http import HttpRequest
 from ninja.security import HttpBearer
@@ -21,11 +21,7 @@ class Bearer(HttpBearer):
     operator = False
 
     def __call__(self, request: HttpRequest) -> Any:
-        header = request.headers.get("Authorization", "")
-        scheme, _, secret = header.partition(" ")
-        if scheme.lower() != "bearer" or not secret.strip():
-            raise ApiError(401, "unauthorized", "token is required")
-        return self.authenticate(request, secret.strip())
+        return self.authenticate(request, secret_of(request.headers.get("Authorization", "")))
 
     def authenticate(self, request: HttpRequest, token: str) -> Token:
         """The token's row. Raises ApiError 401 or 403."""
@@ -38,18 +34,27 @@ class Operator(Bearer):
     operator = True
 
 
+def secret_of(header: str) -> str:
+    """The token in an Authorization header. Raises ApiError 401."""
+    scheme, _, secret = header.partition(" ")
+    if scheme.lower() != "bearer" or not secret.strip():
+        raise ApiError(401, "unauthorized", "token is required")
+    return secret.strip()
+
+
 def check_token(secret: str, *, writes: bool, operator: bool = False) -> Token:
     """The row of a token that may do this. Raises ApiError."""
-    found = Token.objects.select_related("project").filter(digest=Token.digest_of(secret)).first()
+    unnoted = Q(last_used__isnull=True) | Q(last_used__lt=Now() - USE_RESOLUTION)
+    tokens = Token.objects.annotate(unnoted=ExpressionWrapper(unnoted, output_field=BooleanField()))
+    found = tokens.select_related("project").filter(digest=Token.digest_of(secret)).first()
     if found is None:
         raise ApiError(401, "unauthorized", "the token you have provided is invalid")
-    if writes and found.read_only:
-        raise ApiError(401, "token_readonly", "this token may only read")
+    if found.unnoted:
+        Token.objects.filter(unnoted, pk=found.pk).update(last_used=Now())
     if operator and not found.operator:
         raise ApiError(403, "forbidden", "this needs an operator's token")
-    stale = Q(last_used__isnull=True) | Q(last_used__lt=Now() - USE_RESOLUTION)
-    if found.last_used is None or not writes:
-        Token.objects.filter(stale, pk=found.pk).update(last_used=Now())
+    if writes and found.read_only:
+        raise ApiError(401, "token_readonly", "this token may only read")
     return found
 
 

@@ -1,8 +1,10 @@
 """Errors in the shape that API clients expect: {"error": {"code", "message", "details"}}."""
 
 import logging
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from django.core.exceptions import RequestDataTooBig
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from ninja import NinjaAPI
@@ -13,6 +15,7 @@ from paddock.base.errors import PaddockError
 
 log = logging.getLogger(__name__)
 
+MAX_BODY = 1024 * 1024  # bytes of JSON: user data of 32 KiB has room, however it is escaped
 STATUS = {
     "invalid_input": 422,
     "not_found": 404,
@@ -40,18 +43,60 @@ class ApiError(Exception):
         super().__init__(message)
         self.status, self.code, self.message, self.details = status, code, message, details
 
+    @property
+    def body(self) -> dict[str, Any]:
+        """What is answered."""
+        return {"error": {"code": self.code, "message": self.message, "details": self.details}}
 
-def body(code: str, message: str, details: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The body of an error."""
-    return {"error": {"code": code, "message": message, "details": details}}
+    @property
+    def headers(self) -> dict[str, str]:
+        """What is answered beside it."""
+        return {"Retry-After": "2"} if self.status == 503 else {}
 
 
-def reply(error: ApiError) -> JsonResponse:
-    """The answer for an error."""
-    response = JsonResponse(body(error.code, error.message, error.details), status=error.status)
-    if error.status == 503:
-        response["Retry-After"] = "2"
-    return response
+def invalid(field: str, message: str) -> ApiError:
+    """The error of a wrong field."""
+    return from_fields({field: [message]})
+
+
+def from_fields(fields: Mapping[str, list[str]]) -> ApiError:
+    """The error of wrong fields, with what each complains of."""
+    names = ", ".join(f"'{name}'" for name in fields)
+    listed = [{"name": name, "messages": messages} for name, messages in fields.items()]
+    first = next(iter(fields.values()))[0]
+    return ApiError(422, "invalid_input", f"invalid input in field {names}: {first}", {"fields": listed})
+
+
+def missing(what: str) -> ApiError:
+    """The error of a thing that is not there, or is somebody else's."""
+    return ApiError(404, "not_found", f"{what} not found")
+
+
+def no_route() -> ApiError:
+    """The error of a path that is none of ours."""
+    return ApiError(404, "not_found", "api route not found")
+
+
+def not_allowed(method: str | None) -> ApiError:
+    """The error of a path that does not know this method."""
+    return ApiError(405, "method_not_allowed", f"{method} is not allowed here")
+
+
+def too_large() -> ApiError:
+    """The error of a body over the limit."""
+    return ApiError(413, "invalid_input", f"the request's body is larger than {MAX_BODY} bytes")
+
+
+def uniqueness(field: str) -> ApiError:
+    """The error of a name, or another field, that is taken."""
+    message = f"{field} is already used"
+    return ApiError(409, "uniqueness_error", message, {"fields": [{"name": field, "messages": [message]}]})
+
+
+def unsupported(field: str, message: str) -> ApiError:
+    """The error of a wish that this cloud can't fulfil."""
+    details = {"fields": [{"name": field, "messages": [message]}]}
+    return ApiError(422, "unsupported_error", f"field '{field}' is not supported: {message}", details)
 
 
 def from_paddock(error: PaddockError) -> ApiError:
@@ -69,48 +114,50 @@ def from_paddock(error: PaddockError) -> ApiError:
     return ApiError(STATUS.get(error.code, 500), error.code, message, details or None)
 
 
-def _from_validation(error: ValidationError) -> ApiError:
+def from_pydantic(errors: Iterable[Mapping[str, Any]], outside: int = 0) -> ApiError:
+    """What pydantic complains of; the first `outside` parts of each place are not the caller's own words."""
     fields: dict[str, list[str]] = {}
-    for one in error.errors:
-        place = [str(part) for part in one["loc"] if part not in ("body", "data", "query", "path")]
-        fields.setdefault(".".join(place) or "body", []).append(str(one["msg"]))
-    names = ", ".join(f"'{name}'" for name in fields)
-    listed = [{"name": name, "messages": messages} for name, messages in fields.items()]
-    first = next(iter(fields.values()))[0]
-    return ApiError(422, "invalid_input", f"invalid input in field {names}: {first}", {"fields": listed})
+    for one in errors:
+        name = ".".join(str(part) for part in one["loc"][outside:]) or "body"
+        message = str(one["msg"]).removeprefix("Value error, ")
+        fields.setdefault(name, []).append(message[:1].lower() + message[1:])
+    return from_fields(fields)
 
 
-def install(api: NinjaAPI) -> None:
-    """Have every error answered in our shape."""
+def _from_validation(error: ValidationError) -> ApiError:
+    """Ninja puts `body` and our argument's name before a field's, or `query` before a parameter's."""
+    first = error.errors[0]["loc"][0]
+    return from_pydantic(error.errors, 2 if first == "body" else 1)
 
-    @api.exception_handler(ApiError)
-    def _(request: HttpRequest, error: ApiError) -> HttpResponse:
-        return reply(error)
 
-    @api.exception_handler(PaddockError)
-    def _(request: HttpRequest, error: PaddockError) -> HttpResponse:
-        return reply(from_paddock(error))
+def _from_http(error: HttpError) -> ApiError:
+    """Ninja's own: a body that can't be read. Its cause says what is wrong with it."""
+    if isinstance(error.__cause__, ApiError):
+        return error.__cause__
+    if error.status_code == 400:
+        return ApiError(400, "json_error", f"the body is not JSON in UTF-8: {error.__cause__ or error}")
+    return ApiError(error.status_code, "server_error", str(error))
 
-    @api.exception_handler(ValidationError)
-    def _(request: HttpRequest, error: ValidationError) -> HttpResponse:
-        return reply(_from_validation(error))
 
-    @api.exception_handler(AuthenticationError)
-    def _(request: HttpRequest, error: AuthenticationError) -> HttpResponse:
-        return reply(ApiError(401, "unauthorized", "token is required"))
-
-    @api.exception_handler(HttpError)
-    def _(request: HttpRequest, error: HttpError) -> HttpResponse:
-        code = "json_error" if error.status_code == 400 else "server_error"
-        return reply(ApiError(error.status_code, code, str(error)))
-
-    @api.exception_handler(Http404)
-    def _(request: HttpRequest, error: Http404) -> HttpResponse:
-        return reply(ApiError(404, "not_found", "api route not found"))
-
-    @api.exception_handler(Exception)
-    def _(request: HttpRequest, error: Exception) -> HttpResponse:
-        return reply(unexpected(error))
+def known(error: Exception) -> ApiError:
+    """Any exception as what is answered for it."""
+    match error:
+        case ApiError():
+            return error
+        case PaddockError():
+            return from_paddock(error)
+        case ValidationError():
+            return _from_validation(error)
+        case AuthenticationError():
+            return ApiError(401, "unauthorized", "token is required")
+        case HttpError():
+            return _from_http(error)
+        case Http404():
+            return no_route()
+        case RequestDataTooBig():
+            return too_large()
+        case _:
+            return unexpected(error)
 
 
 def unexpected(error: Exception) -> ApiError:
@@ -120,3 +167,18 @@ def unexpected(error: Exception) -> ApiError:
         return ApiError(503, "unavailable", "the database does not answer at the moment; try again")
     log.error("unexpected error", exc_info=error)
     return ApiError(500, "server_error", "an error of ours; the log has it under this correlation id")
+
+
+def reply(error: ApiError) -> JsonResponse:
+    """Django's answer for an error."""
+    return JsonResponse(error.body, status=error.status, headers=error.headers)
+
+
+def install(api: NinjaAPI) -> None:
+    """Have every error answered in our shape."""
+
+    def answer(_: HttpRequest, error: Exception | type[Exception]) -> HttpResponse:
+        return reply(known(error if isinstance(error, Exception) else error()))
+
+    for kind in (ApiError, PaddockError, ValidationError, AuthenticationError, HttpError, Http404, Exception):
+        api.add_exception_handler(kind, answer)

@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse
 
-from paddock.api.errors import ApiError, reply, unexpected
+from paddock.api.errors import MAX_BODY, ApiError, known, no_route, not_allowed, reply, too_large
 from paddock.base.ids import new_correlation_id
 from paddock.base.log import correlation_id
+
+OURS = ("application/json", "text/plain")
 
 
 class Envelope:
@@ -19,23 +21,46 @@ class Envelope:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         request.correlation_id = new_correlation_id()  # type: ignore[attr-defined]
         token = correlation_id.set(request.correlation_id)  # type: ignore[attr-defined]
-        request.path_info = re.sub(r"/{2,}", "/", request.path_info).rstrip("/") or "/"
         try:
-            response = self.get_response(request)
+            response = self._in_shape(request, self._answer(request))
         finally:
             correlation_id.reset(token)
-        return self._in_shape(request, response)
+        response["X-Correlation-Id"] = request.correlation_id  # type: ignore[attr-defined]
+        return response
 
     def process_exception(self, _: HttpRequest, exception: Exception) -> HttpResponse:
         """What no route caught."""
-        return reply(unexpected(exception))
+        return reply(known(exception))
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
+        """HEAD is a GET of which the server sends only the headers; OPTIONS says what there is."""
+        length = request.headers.get("Content-Length", "")
+        if length.isdecimal() and (len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY):
+            return reply(too_large())
+        request.path_info = one_slash(request.path_info)
+        if request.method == "HEAD":
+            request.method = "GET"
+        response = self.get_response(request)
+        if request.method == "OPTIONS" and response.status_code == 405:
+            return HttpResponse(status=204, headers={"Allow": response["Allow"]})
+        return response
 
     def _in_shape(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
-        """Django's own 404 and 405 are HTML; ours are not."""
-        if not response.get("Content-Type", "").startswith(("application/json", "text/plain")) and response.content:
-            if response.status_code == 404:
-                response = reply(ApiError(404, "not_found", "api route not found"))
-            elif response.status_code == 405:
-                response = reply(ApiError(405, "method_not_allowed", f"{request.method} is not allowed here"))
-        response["X-Correlation-Id"] = request.correlation_id  # type: ignore[attr-defined]
-        return response
+        """Django's own errors are HTML; ours are not."""
+        status = response.status_code
+        if status < 400 or response.get("Content-Type", "").startswith(OURS):
+            return response
+        shaped = reply({404: no_route(), 405: not_allowed(request.method)}.get(status) or _other(status))
+        if "Allow" in response:
+            shaped["Allow"] = response["Allow"]
+        return shaped
+
+
+def _other(status: int) -> ApiError:
+    code = "server_error" if status >= 500 else "invalid_input"
+    return ApiError(status, code, "the request can't be answered; the log may say more under this correlation id")
+
+
+def one_slash(path: str) -> str:
+    """The path as clients mean it whose endpoint ends in a slash."""
+    return re.sub(r"/{2,}", "/", path).rstrip("/") or "/"

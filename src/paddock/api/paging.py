@@ -1,22 +1,20 @@
 """Lists: pages, order, filters by name and by label, as API clients expect them."""
 
-import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest
-from ninja import Schema
 
-from paddock.api.errors import ApiError
+from paddock.api.errors import invalid, missing
+from paddock.api.labels import labels_match
+from paddock.api.v1.common import Reply
 
 DEFAULT_PER_PAGE, MAX_PER_PAGE = 25, 50
-_TERM = re.compile(
-    r"\s*(?:(?P<absent>!)\s*)?(?P<key>[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?)\s*"
-    r"(?:(?P<op>==|=|!=)\s*(?P<value>[A-Za-z0-9._-]*)|\s(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?\s*"
-)
+MAX_ID = 2**53  # ids that every client's JSON can hold
 
 
-class Pagination(Schema):
+class Pagination(Reply):
     """Exactly these keys: clients refuse more."""
 
     page: int
@@ -27,7 +25,7 @@ class Pagination(Schema):
     total_entries: int | None
 
 
-class Meta(Schema):
+class Meta(Reply):
     """What a list says of itself."""
 
     pagination: Pagination
@@ -36,101 +34,100 @@ class Meta(Schema):
 def page(request: HttpRequest, rows: "QuerySet[Any]", sortable: dict[str, str]) -> tuple[list[Any], Meta]:
     """One page of the rows, filtered and sorted as the query says. `sortable` maps API names to columns."""
     rows = _sorted(request, _filtered(request, rows), sortable)
+    meta = _meta(request, rows.order_by().count())
+    return list(rows[_slice(meta)]), meta
+
+
+def page_of(request: HttpRequest, things: Iterable[Any]) -> tuple[Sequence[Any], Meta]:
+    """One page of what is no table: things with a name."""
+    wanted = query(request, "name")
+    found = [t for t in things if wanted in (None, t.name)]
+    meta = _meta(request, len(found))
+    return found[_slice(meta)], meta
+
+
+def _slice(meta: Meta) -> slice:
+    at = meta.pagination
+    return slice((at.page - 1) * at.per_page, at.page * at.per_page)
+
+
+def _meta(request: HttpRequest, total: int) -> Meta:
     number, size = _number(request, "page", 1, 10**9), _number(request, "per_page", DEFAULT_PER_PAGE, MAX_PER_PAGE)
-    total = rows.order_by().count()
     last = max(1, -(-total // size))
-    found = list(rows[(number - 1) * size : number * size])
-    pagination = Pagination(
-        page=number,
-        per_page=size,
-        previous_page=number - 1 if number > 1 else None,
-        next_page=number + 1 if number < last else None,
-        last_page=last,
-        total_entries=total,
+    return Meta(
+        pagination=Pagination(
+            page=number,
+            per_page=size,
+            previous_page=number - 1 if number > 1 else None,
+            next_page=number + 1 if number < last else None,
+            last_page=last,
+            total_entries=total,
+        )
     )
-    return found, Meta(pagination=pagination)
 
 
 def _number(request: HttpRequest, name: str, default: int, most: int) -> int:
-    given = request.GET.get(name, "")
+    given = query(request, name)
     if not given:
         return default
-    if not given.isdecimal() or int(given) < 1:
+    number = as_id(given)
+    if number is None:
         raise invalid(name, "must be a positive integer")
-    return min(int(given), most)
+    return min(number, most)
+
+
+def as_id(given: int | str) -> int | None:
+    """A positive integer that can be an id, or None."""
+    text = str(given)
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 16 else 0
+    return number if 0 < number < MAX_ID else None
+
+
+def query(request: HttpRequest, name: str) -> str | None:
+    """A parameter of the query; of several, the last."""
+    given = many(request, name)
+    return given[-1] if given else None
+
+
+def many(request: HttpRequest, name: str, among: Iterable[str] = ()) -> list[str]:
+    """All values of a repeated parameter. Raises ApiError for one that is not `among` those known (if any are)."""
+    given, known = request.GET.getlist(name), list(among)
+    if any("\0" in value for value in given):
+        raise invalid(name, "must not hold a zero character")
+    if wrong := [value for value in given if known and value not in known]:
+        raise invalid(name, f"must be one of {', '.join(known)}, not '{wrong[0]}'")
+    return given
 
 
 def _filtered(request: HttpRequest, rows: "QuerySet[Any]") -> "QuerySet[Any]":
-    if (name := request.GET.get("name")) is not None:
+    columns = {field.name for field in rows.model._meta.get_fields()}
+    if "name" in columns and (name := query(request, "name")) is not None:
         rows = rows.filter(name=name)
-    if selector := request.GET.get("label_selector"):
+    if "labels" in columns and (selector := query(request, "label_selector")):
         rows = rows.filter(labels_match(selector))
     return rows
 
 
 def _sorted(request: HttpRequest, rows: "QuerySet[Any]", sortable: dict[str, str]) -> "QuerySet[Any]":
     order = []
-    for given in request.GET.getlist("sort"):
+    for given in many(request, "sort"):
         field, _, direction = given.partition(":")
         if field not in sortable or direction not in ("", "asc", "desc"):
             raise invalid("sort", f"must be one of {', '.join(sortable)}, with :asc or :desc")
         order.append(("-" if direction == "desc" else "") + sortable[field])
-    return rows.order_by(*order or ["id"])
-
-
-def labels_match(selector: str) -> Q:
-    """A label selector (`k=v`, `k!=v`, `k`, `!k`, `k in (a,b)`, `k notin (a,b)`, joined by commas) as a condition."""
-    wanted, position = Q(), 0
-    while position < len(selector):
-        match = _TERM.match(selector, position)
-        if match is None or (match.end() < len(selector) and selector[match.end()] != ","):
-            raise invalid("label_selector", f"can't be read from character {position + 1} on")
-        wanted &= _condition(match)
-        position = match.end() + 1
-    return wanted
-
-
-def _condition(match: "re.Match[str]") -> Q:
-    key, value = match["key"], match["value"]
-    has = Q(labels__has_key=key)
-    if match["absent"]:
-        return ~has
-    if match["set"]:
-        values = [v.strip() for v in match["values"].split(",")]
-        among = Q(labels__contains={key: values[0]})
-        for one in values[1:]:
-            among |= Q(labels__contains={key: one})
-        return among if match["set"] == "in" else ~(has & among)
-    if match["op"] in ("=", "=="):
-        return Q(labels__contains={key: value})
-    if match["op"] == "!=":
-        return ~Q(labels__contains={key: value})
-    return has
-
-
-def invalid(field: str, message: str) -> ApiError:
-    """The error of a wrong field."""
-    return ApiError(
-        422,
-        "invalid_input",
-        f"invalid input in field '{field}': {message}",
-        {"fields": [{"name": field, "messages": [message]}]},
-    )
-
-
-def missing(what: str) -> ApiError:
-    """The error of a thing that is not there, or is somebody else's."""
-    return ApiError(404, "not_found", f"{what} not found")
-
-
-def uniqueness(field: str) -> ApiError:
-    """The error of a name, or another field, that is taken."""
-    return ApiError(409, "uniqueness_error", f"{field} is already used", {"fields": [{"name": field}]})
+    return rows.order_by(*order, "id")  # by id at last, so that no row is on two pages
 
 
 def get(rows: "QuerySet[Any]", what: str, id: int) -> Any:
     """The row of that id among those the caller may see."""
-    found: Model | None = rows.filter(pk=id).first() if 0 < id < 2**53 else None
+    found: Model | None = rows.filter(pk=id).first() if 0 < id < MAX_ID else None
     if found is None:
         raise missing(f"{what} with ID '{id}'")
     return found
+
+
+def by_id_or_name(rows: "QuerySet[Any]", wanted: int | str) -> Any:
+    """The row of that id, else that of that name, else None."""
+    number = as_id(wanted)
+    by_id = rows.filter(pk=number).first() if number else None
+    return by_id or rows.filter(name=str(wanted)).first()

@@ -1,106 +1,85 @@
 """What flows: consoles, commands in guests, uploads. A Starlette app beside Django: a person may look for hours."""
 
+import fcntl
 import hashlib
 import logging
 import os
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 import anyio
 import anyio.to_thread
 from anyio.abc import ByteStream
-from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.db import close_old_connections
-from pydantic import BaseModel, Field, ValidationError
+from django.db import connections, transaction
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from paddock.api.auth import check_token
-from paddock.api.errors import ApiError, body, from_paddock, unexpected
-from paddock.api.paging import missing
+from paddock.api.auth import check_token, secret_of
+from paddock.api.errors import ApiError, from_pydantic, invalid, known, missing, no_route, not_allowed
 from paddock.api.v1 import actions, images
-from paddock.base.errors import Conflict, PaddockError
-from paddock.base.ids import new_correlation_id
+from paddock.base.errors import Conflict
 from paddock.base.log import correlation_id
 from paddock.cloud.flows import image as image_flow
-from paddock.cloud.models import Image, Node, Server, Token
+from paddock.cloud.models import Action, Image, Node, Server, Token
 from paddock.cloud.nodes import hypervisor
 from paddock.machine.state import GuestResult
 
 log = logging.getLogger(__name__)
 CHUNK = 64 * 1024
+T = TypeVar("T")
 
 
 class Exec(BaseModel):
-    """A command for a guest."""
+    """A command for a guest: program and arguments, what it reads, and the seconds it may take."""
 
-    argv: tuple[str, ...] = Field(min_length=1, max_length=256)
+    argv: tuple[Annotated[str, StringConstraints(pattern="^[^\\x00]*$")], ...] = Field(min_length=1, max_length=256)
     stdin: str = ""
     timeout: float = Field(default=30, gt=0, le=600)
 
 
-def _token(authorization: str, *, writes: bool) -> Token:
-    scheme, _, secret = authorization.partition(" ")
-    if scheme.lower() != "bearer" or not secret:
-        raise ApiError(401, "unauthorized", "token is required")
-    return check_token(secret.strip(), writes=writes)
+def answer(error: Exception) -> Response:
+    """Starlette's answer for an error."""
+    said = known(error)
+    return JSONResponse(said.body, said.status, said.headers)
+
+
+def _token(authorization: str) -> Token:
+    return check_token(secret_of(authorization), writes=True)
 
 
 def _server(authorization: str, id: int) -> tuple[Server, Node]:
     """The server, if the token may write to it, and its node."""
-    close_old_connections()
-    token = _token(authorization, writes=True)
+    token = _token(authorization)
     server = Server.objects.select_related("node").filter(project=token.project, pk=id).first()
     if server is None:
         raise missing(f"server with ID '{id}'")
     if server.node is None:
-        raise from_paddock(Conflict(f"server {server.name} has no node yet"))
-    close_old_connections()
+        raise Conflict(f"server {server.name} has no node yet")
     return server, server.node
 
 
-def _known(error: Exception) -> ApiError:
-    if isinstance(error, ApiError):
-        return error
-    return from_paddock(error) if isinstance(error, PaddockError) else unexpected(error)
-
-
-def _answer(error: Exception) -> Response:
-    known = (
-        error
-        if isinstance(error, ApiError)
-        else from_paddock(error)
-        if isinstance(error, PaddockError)
-        else unexpected(error)
-    )
-    return JSONResponse(body(known.code, known.message, known.details), known.status)
-
-
 async def run_in_guest(request: Request) -> Response:
-    """POST: run a command by the guest agent, and answer with what it left behind."""
-    correlation_id.set(new_correlation_id())
+    """Run a command in the guest by its guest agent, and answer with what it left behind."""
     try:
+        server, node = await _in_thread(_server, *_asked(request))
         wanted = Exec.model_validate_json(await request.body())
-        server, node = await _in_thread(_server, request.headers.get("authorization", ""), request.path_params["id"])
         result = await _in_thread(_exec, server, node, wanted)
         return JSONResponse(result.model_dump(mode="json"))
     except ValidationError as e:
-        first = e.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        return _answer(
-            ApiError(
-                422,
-                "invalid_input",
-                f"invalid input in field '{field}': {first['msg']}",
-                {"fields": [{"name": field, "messages": [first["msg"]]}]},
-            )
-        )
+        return answer(from_pydantic(e.errors()))
     except Exception as e:
-        return _answer(e)
+        return answer(e)
+
+
+def _asked(request: Request | WebSocket) -> tuple[str, int]:
+    return request.headers.get("authorization", ""), request.path_params["id"]
 
 
 def _exec(server: Server, node: Node, wanted: Exec) -> GuestResult:
@@ -108,17 +87,22 @@ def _exec(server: Server, node: Node, wanted: Exec) -> GuestResult:
 
 
 async def console(socket: WebSocket) -> None:
-    """WebSocket: the serial port, bytes both ways."""
+    """The serial port, bytes both ways. Errors close it with 4000 + HTTP's status, and the reason."""
     await socket.accept()
     try:
-        server, node = await _in_thread(_server, socket.headers.get("authorization", ""), socket.path_params["id"])
+        server, node = await _in_thread(_server, *_asked(socket))
         stream = await hypervisor(node).streams.console(server.uuid)
     except Exception as e:
-        known = _known(e)
-        await socket.close(4000 + known.status, known.message[:120])
+        said = known(e)
+        await socket.close(4000 + said.status, _fits(said.message))
         return
     async with stream:
         await _pump(socket, stream)
+
+
+def _fits(reason: str) -> str:
+    """A close frame has room for 123 bytes."""
+    return reason.encode()[:120].decode(errors="ignore")
 
 
 async def _pump(socket: WebSocket, stream: ByteStream) -> None:
@@ -147,69 +131,109 @@ async def _pump(socket: WebSocket, stream: ByteStream) -> None:
 
 
 async def upload(request: Request) -> Response:
-    """PUT: the disk of an announced image. It is hashed as it comes, and checked by the image's flow after."""
-    correlation_id.set(new_correlation_id())
+    """The disk of an announced image. It is hashed as it comes, and checked by the image's flow after."""
     try:
-        image = await _in_thread(_awaited, request.headers.get("authorization", ""), request.path_params["id"])
-        digest = await _receive(request.stream(), image)
-        shown = await _in_thread(_take_in, image, digest)
-        return JSONResponse(shown, 202)
+        image = await _in_thread(_awaited, *_asked(request))
+        return JSONResponse(await _take(request.stream(), image), 202)
+    except ClientDisconnect:
+        return answer(ApiError(400, "invalid_input", "the upload was cut off"))
     except Exception as e:
-        return _answer(e)
+        return answer(e)
 
 
 def _awaited(authorization: str, id: int) -> Image:
-    token = _token(authorization, writes=True)
-    image = Image.objects.filter(project=token.project, pk=id, delete_requested=False).first()
+    """The image, if the token may write to it and it waits for its content."""
+    image = Image.objects.filter(project=_token(authorization).project, pk=id).first()
     if image is None:
         raise missing(f"image with ID '{id}'")
-    if image.state in ("ready", "building"):
-        raise ApiError(409, "conflict", f"image {image.name} already has its content")
-    return image
+    with transaction.atomic():
+        return _still_awaited(image)
 
 
-async def _receive(chunks: AsyncIterator[bytes], image: Image) -> str:
-    """Write what comes to a private file. Returns its sha256. Raises ApiError 507 when the disk is full."""
+def _still_awaited(image: Image) -> Image:
+    """The row as it is now, locked until the transaction ends."""
+    row = Image.objects.select_for_update().filter(pk=image.pk, delete_requested=False).first()
+    if row is None:
+        raise missing(f"image with ID '{image.pk}'")
+    if row.state in ("ready", "building"):
+        raise Conflict(f"image {row.name} already has its content")
+    return row
+
+
+async def _take(chunks: AsyncIterator[bytes], image: Image) -> dict[str, Any]:
+    """Write what comes to a file, and give that to the image's flow. What is not taken is removed."""
     path = settings.STATE.uploads / f"image-{image.pk}"
+    with await _in_thread(_open, path, image) as file:
+        try:
+            digest = await _receive(chunks, anyio.wrap_file(file))
+            row, action = await _in_thread(_take_in, image, digest)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    return {"image": images.shown(row).model_dump(mode="json"), "action": actions.shown(action).model_dump(mode="json")}
+
+
+def _open(path: Path, image: Image) -> BinaryIO:
+    """A private file, locked: a second upload at once is refused, and one after a crash takes the file over."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+            raise BlockingIOError
+        with transaction.atomic():
+            _still_awaited(image)  # before anything of a file is cut off that the image's flow reads
+        file.truncate(0)
+    except BlockingIOError:
+        file.close()
+        raise Conflict(f"image {image.name} is being uploaded by somebody else") from None
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+async def _receive(chunks: AsyncIterator[bytes], file: "anyio.AsyncFile[bytes]") -> str:
+    """Write all of it. Returns its sha256. Raises ApiError 507 when the disk is full."""
     digest = hashlib.sha256()
     try:
-        async with await anyio.open_file(path, "wb", opener=_private) as file:
-            async for chunk in chunks:
-                digest.update(chunk)
-                await file.write(chunk)
+        async for chunk in chunks:
+            digest.update(chunk)
+            await file.write(chunk)
+        await file.flush()
     except OSError as e:
-        path.unlink(missing_ok=True)
         raise ApiError(507, "disk_full", f"the upload could not be stored: {e.strerror}") from e
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
     return digest.hexdigest()
 
 
-def _take_in(image: Image, digest: str) -> dict[str, Any]:
+def _take_in(image: Image, digest: str) -> tuple[Image, Action]:
+    """Have the image's flow check what came."""
     if image.expected_sha256 and digest != image.expected_sha256:
-        (settings.STATE.uploads / f"image-{image.pk}").unlink(missing_ok=True)
-        raise ApiError(
-            422,
-            "invalid_input",
-            f"invalid input in field 'sha256': what came has {digest}",
-            {"fields": [{"name": "sha256", "messages": [f"what came has {digest}"]}]},
-        )
-    action = image_flow.ask_take_in(image, correlation_id.get())
-    image.refresh_from_db()
-    return {
-        "image": images.shown(image).model_dump(mode="json"),
-        "action": actions.shown(action).model_dump(mode="json"),
-    }
+        raise invalid("sha256", f"what came has {digest}")
+    with transaction.atomic():
+        row = _still_awaited(image)
+        action = image_flow.ask_take_in(row, correlation_id.get())
+        row.refresh_from_db()
+    return row, action
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+async def _in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Run what uses the database in a thread, whose connection then goes back to the pool."""
+
+    def run() -> T:
+        try:
+            return function(*args)
+        finally:
+            connections.close_all()
+
+    return await anyio.to_thread.run_sync(run)
 
 
-async def _in_thread(function: Any, *args: Any) -> Any:
-    """Run what uses the database in a thread of Django's own kind."""
-    return await sync_to_async(function, thread_sensitive=False)(*args)
+async def _unknown(request: Request, error: Exception) -> Response:
+    """Starlette's own errors, in our shape."""
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        said = not_allowed(request.method)
+        return JSONResponse(said.body, said.status, error.headers)
+    return answer(no_route())
 
 
 app = Starlette(
@@ -217,5 +241,6 @@ app = Starlette(
         Route("/x/v1/servers/{id:int}/exec", run_in_guest, methods=["POST"]),
         Route("/x/v1/images/{id:int}/content", upload, methods=["PUT"]),
         WebSocketRoute("/x/v1/servers/{id:int}/console", console),
-    ]
+    ],
+    exception_handlers={404: _unknown, 405: _unknown},
 )

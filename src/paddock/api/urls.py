@@ -1,19 +1,52 @@
 """Every route, under /v1, /x/v1 and /admin/v1."""
 
+from typing import Any, cast
+
 from django.http import HttpRequest, HttpResponse
 from django.urls import path, re_path
-from ninja import NinjaAPI, Router, Schema
+from ninja import NinjaAPI, Router
+from ninja.parser import Parser
+from pydantic_core import from_json
 
 from paddock import __version__
 from paddock.api.admin import nodes as admin_nodes
 from paddock.api.admin import servers as admin_servers
 from paddock.api.auth import Bearer, Operator
-from paddock.api.errors import ApiError, install, reply
+from paddock.api.errors import install, invalid, no_route, reply
 from paddock.api.v1 import actions, images, locations, server_types, servers, ssh_keys
+from paddock.api.v1.common import Reply
 from paddock.api.x import images as x_images
 from paddock.api.x import servers as x_servers
 
-api = NinjaAPI(title="Paddock", version=__version__, docs_url=None, openapi_url=None, urls_namespace="paddock")
+
+class StrictParser(Parser):
+    """JSON in UTF-8, nothing else: no NaN, no lone surrogates, no zero characters, which PostgreSQL can't keep."""
+
+    def parse_body(self, request: HttpRequest) -> dict[str, Any]:
+        body = from_json(request.body, allow_inf_nan=False)
+        if b"\\u0000" in request.body and (field := _with_zero(body)) is not None:
+            raise invalid(field or "body", "must not hold a zero character")
+        return cast(dict[str, Any], body)
+
+
+def _with_zero(value: Any) -> str | None:
+    """The name of the field that holds a zero character; empty for the value itself."""
+    if isinstance(value, str):
+        return "" if "\0" in value else None
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
+        if _with_zero(key) is not None or _with_zero(inner) is not None:
+            return str(key).replace("\0", "")
+    return None
+
+
+api = NinjaAPI(
+    title="Paddock",
+    version=__version__,
+    docs_url=None,
+    openapi_url=None,
+    urls_namespace="paddock",
+    parser=StrictParser(),
+)
 install(api)
 for part in (servers, actions, images, server_types, locations, ssh_keys):
     api.add_router("/v1", part.router, auth=Bearer())
@@ -23,7 +56,7 @@ for part in (admin_nodes, admin_servers):
     api.add_router("/admin/v1", part.router, auth=Operator())
 
 
-class Version(Schema):
+class Version(Reply):
     """What answers here."""
 
     name: str = "paddock"
@@ -44,7 +77,7 @@ api.add_router("/x/v1", public)
 
 def unknown(request: HttpRequest) -> HttpResponse:
     """Answered before authentication, as API clients know it."""
-    return reply(ApiError(404, "not_found", "api route not found"))
+    return reply(no_route())
 
 
 urlpatterns = [path("", api.urls), re_path("", unknown)]

@@ -4,10 +4,10 @@ from typing import Any
 
 from django.db.models import Count, Q, QuerySet, Sum
 from django.http import HttpRequest
-from ninja import Router, Schema
+from ninja import Router
 
 from paddock.api.paging import Meta, get, page
-from paddock.api.v1.common import Time
+from paddock.api.v1.common import Reply, Time
 from paddock.cloud.models import Node, Server
 
 router = Router(tags=["admin: nodes"])
@@ -15,7 +15,7 @@ SORTABLE = {"id": "id", "name": "name"}
 UP = ("running", "paused")
 
 
-class SshPorts(Schema):
+class SshPorts(Reply):
     """The range that forwards to guests' port 22."""
 
     first: int
@@ -23,7 +23,7 @@ class SshPorts(Schema):
     used: int
 
 
-class NodeReply(Schema):
+class NodeReply(Reply):
     """A node: what it has, and what of it is claimed."""
 
     id: int
@@ -49,16 +49,16 @@ class NodeReply(Schema):
     last_seen: Time | None
 
 
-class OneNode(Schema):
+class OneNode(Reply):
     node: NodeReply
 
 
-class ManyNodes(Schema):
+class ManyNodes(Reply):
     nodes: list[NodeReply]
     meta: Meta
 
 
-class Usage(Schema):
+class Usage(Reply):
     """How much there is, overcommit included, and how much is claimed."""
 
     total: int
@@ -66,7 +66,7 @@ class Usage(Schema):
     utilization_pct: float
 
 
-class Statistics(Schema):
+class Statistics(Reply):
     """The whole cluster (D29)."""
 
     vcpus: Usage

@@ -1,11 +1,13 @@
 """Steps of servers, for operators: what there is, and running one again (W19 to W21)."""
 
 from django.http import HttpRequest
-from ninja import Router, Schema
+from ninja import Router, Status
 
 from paddock.api.auth import correlation
-from paddock.api.paging import get, invalid, missing
+from paddock.api.errors import invalid, missing
+from paddock.api.paging import get
 from paddock.api.v1 import actions
+from paddock.api.v1.common import Body, Reply
 from paddock.cloud.flows import server as flow
 from paddock.cloud.flows.steps import StepInfo
 from paddock.cloud.models import Server
@@ -13,7 +15,7 @@ from paddock.cloud.models import Server
 router = Router(tags=["admin: servers"])
 
 
-class StepReply(Schema):
+class StepReply(Reply):
     """A step: whether the machine must run or be stopped for it, and whether it destroys."""
 
     name: str
@@ -23,11 +25,11 @@ class StepReply(Schema):
     seconds: float
 
 
-class Steps(Schema):
+class Steps(Reply):
     steps: list[StepReply]
 
 
-class RunStep(Schema):
+class RunStep(Body):
     """The server's name, typed again, for a step that destroys."""
 
     confirm: str = ""
@@ -42,16 +44,15 @@ def list_steps(request: HttpRequest, id: int) -> Steps:
 
 
 @router.post("/servers/{int:id}/steps/{name}", response={201: actions.OneAction})
-def run_step(request: HttpRequest, id: int, name: str, body: RunStep) -> tuple[int, actions.OneAction]:
+def run_step(request: HttpRequest, id: int, name: str, body: RunStep) -> Status[actions.OneAction]:
     """Run a step again, and all that follow it."""
     server: Server = get(Server.objects.all(), "server", id)
     info = flow.ServerFlow.steps().get(name)
     if info is None or not info.by_hand:
         raise missing(f"a step '{name}' that can be run by hand")
     _check(server, info, body)
-    return 201, actions.OneAction(
-        action=actions.shown(flow.ask(server, "run_step", correlation(request), argument=name))
-    )
+    action = flow.ask(server, "run_step", correlation(request), argument=name)
+    return Status(201, actions.OneAction(action=actions.shown(action)))
 
 
 def _check(server: Server, info: StepInfo, body: RunStep) -> None:

@@ -1,19 +1,21 @@
 """Actions: what was asked for, how far it is, with every step."""
 
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
-from ninja import Router, Schema
+from ninja import Router
 
 from paddock.api.auth import project
-from paddock.api.paging import Meta, get, page
-from paddock.api.v1.common import Resource, Time
+from paddock.api.errors import invalid
+from paddock.api.paging import Meta, as_id, get, many, page
+from paddock.api.v1.common import Moment, Reply, Resource, Time
 from paddock.cloud.models import Action, Event, Image, Server
 
 router = Router(tags=["actions"])
 SORTABLE = {"id": "id", "command": "command", "status": "status", "started": "started", "finished": "finished"}
+STATES = ("running", "success", "error")
 
 
-class ErrorReply(Schema):
+class ErrorReply(Reply):
     """Why an action failed."""
 
     code: str
@@ -21,12 +23,12 @@ class ErrorReply(Schema):
     x_hint: str = ""
 
 
-class Step(Schema):
+class Step(Reply):
     """A step of an action: done, running, waiting (again) or failed."""
 
     name: str
-    started: Time | None
-    finished: Time | None
+    started: Moment | None
+    finished: Moment | None
     seconds: float
     outcome: str
     waiting_for: str
@@ -34,7 +36,7 @@ class Step(Schema):
     times: int
 
 
-class ActionReply(Schema):
+class ActionReply(Reply):
     """An action."""
 
     id: int
@@ -49,11 +51,11 @@ class ActionReply(Schema):
     x_waiting_for: str
 
 
-class OneAction(Schema):
+class OneAction(Reply):
     action: ActionReply
 
 
-class ManyActions(Schema):
+class ManyActions(Reply):
     actions: list[ActionReply]
     meta: Meta
 
@@ -115,16 +117,31 @@ def with_steps(actions: list[Action]) -> list[ActionReply]:
 
 
 def visible(request: HttpRequest) -> "QuerySet[Action]":
-    """The actions of the caller's project, and those on what all share."""
-    return Action.objects.filter(Q(project=project(request)))
+    """The actions that the caller's project asked for."""
+    return Action.objects.filter(project=project(request))
+
+
+def listed(request: HttpRequest, rows: "QuerySet[Action]") -> ManyActions:
+    """One page of actions, by status and ids where the query names them."""
+    if states := many(request, "status", STATES):
+        rows = rows.filter(status__in=states)
+    if given := many(request, "id"):
+        rows = rows.filter(pk__in=[_id(i) for i in given])
+    found, meta = page(request, rows, SORTABLE)
+    return ManyActions(actions=with_steps(found), meta=meta)
+
+
+def _id(given: str) -> int:
+    number = as_id(given)
+    if number is None:
+        raise invalid("id", "must be a positive integer")
+    return number
 
 
 @router.get("/actions", response=ManyActions, url_name="actions")
 def list_actions(request: HttpRequest) -> ManyActions:
-    """Several actions by id (`id=1&id=2`)."""
-    ids = [int(i) for i in request.GET.getlist("id") if i.isdecimal()]
-    found, meta = page(request, visible(request).filter(pk__in=ids), SORTABLE)
-    return ManyActions(actions=with_steps(found), meta=meta)
+    """The project's actions, or some of them by id (`id=1&id=2`)."""
+    return listed(request, visible(request))
 
 
 @router.get("/actions/{int:id}", response=OneAction)

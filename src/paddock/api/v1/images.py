@@ -2,12 +2,12 @@
 
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from ninja import Router, Schema
+from ninja import Router
 
 from paddock.api.auth import correlation, project
 from paddock.api.errors import ApiError
-from paddock.api.paging import Meta, get, page
-from paddock.api.v1.common import Protection, Time
+from paddock.api.paging import Meta, get, many, page
+from paddock.api.v1.common import Protection, Reply, Time
 from paddock.cloud.flows import image as flow
 from paddock.cloud.models import Image
 from paddock.machine.spec import GIB
@@ -16,14 +16,14 @@ router = Router(tags=["images"])
 SORTABLE = {"id": "id", "name": "name", "created": "created"}
 
 
-class CreatedFrom(Schema):
+class CreatedFrom(Reply):
     """The server that an image was made from."""
 
     id: int
     name: str
 
 
-class ImageReply(Schema):
+class ImageReply(Reply):
     """An image; sizes in GB."""
 
     id: int
@@ -53,15 +53,16 @@ class ImageReply(Schema):
     x_cloud_init: bool
 
 
-class OneImage(Schema):
+class OneImage(Reply):
     image: ImageReply
 
 
-class ManyImages(Schema):
+class ManyImages(Reply):
     images: list[ImageReply]
     meta: Meta
 
 
+TYPES = ("system", "app", "snapshot", "backup")
 STATUS = {"absent": "available", "building": "creating", "ready": "available", "failed": "unavailable"}
 
 
@@ -100,8 +101,14 @@ def visible(request: HttpRequest) -> "QuerySet[Image]":
 def list_images(request: HttpRequest) -> ManyImages:
     """All images that the project may use."""
     rows = visible(request)
-    if kinds := request.GET.getlist("type"):
+    if kinds := many(request, "type", TYPES):
         rows = rows.filter(type__in=kinds)
+    if states := many(request, "status", STATUS.values()):
+        rows = rows.filter(state__in=[ours for ours, theirs in STATUS.items() if theirs in states])
+    if (architectures := many(request, "architecture", ("x86", "arm"))) and "x86" not in architectures:
+        rows = rows.none()
+    if many(request, "bound_to"):  # backups are bound to servers; there are none yet
+        rows = rows.none()
     found, meta = page(request, rows, SORTABLE)
     return ManyImages(images=[shown(i) for i in found], meta=meta)
 

@@ -1,30 +1,30 @@
 """Locations and datacenters: one of each on one machine."""
 
 from django.http import HttpRequest
-from ninja import Router, Schema
+from ninja import Router
 
-from paddock.api.paging import Meta, Pagination, missing
-from paddock.api.v1.common import Datacenter, Location, Supported
+from paddock.api.errors import missing
+from paddock.api.paging import Meta, page_of
+from paddock.api.v1.common import Datacenter, Location, Reply, datacenter
 from paddock.cloud.models import ServerType
 
 router = Router(tags=["locations"])
-ALL = Meta(pagination=Pagination(page=1, per_page=25, previous_page=None, next_page=None, last_page=1, total_entries=1))
 
 
-class OneLocation(Schema):
+class OneLocation(Reply):
     location: Location
 
 
-class ManyLocations(Schema):
+class ManyLocations(Reply):
     locations: list[Location]
     meta: Meta
 
 
-class OneDatacenter(Schema):
+class OneDatacenter(Reply):
     datacenter: Datacenter
 
 
-class ManyDatacenters(Schema):
+class ManyDatacenters(Reply):
     datacenters: list[Datacenter]
     recommendation: int = 1
     meta: Meta
@@ -33,15 +33,14 @@ class ManyDatacenters(Schema):
 @router.get("/locations", response=ManyLocations)
 def list_locations(request: HttpRequest) -> ManyLocations:
     """All locations."""
-    wanted = request.GET.get("name")
-    found = [Location()] if wanted in (None, Location().name) else []
-    return ManyLocations(locations=found, meta=ALL)
+    found, meta = page_of(request, [Location()])
+    return ManyLocations(locations=list(found), meta=meta)
 
 
 @router.get("/locations/{int:id}", response=OneLocation)
 def show_location(request: HttpRequest, id: int) -> OneLocation:
     """One location."""
-    if id != 1:
+    if id != Location().id:
         raise missing(f"location with ID '{id}'")
     return OneLocation(location=Location())
 
@@ -49,19 +48,18 @@ def show_location(request: HttpRequest, id: int) -> OneLocation:
 @router.get("/datacenters", response=ManyDatacenters)
 def list_datacenters(request: HttpRequest) -> ManyDatacenters:
     """All datacenters."""
-    wanted = request.GET.get("name")
-    found = [_datacenter()] if wanted in (None, Datacenter().name) else []
-    return ManyDatacenters(datacenters=found, meta=ALL)
+    found, meta = page_of(request, [_datacenter()])
+    return ManyDatacenters(datacenters=list(found), meta=meta)
 
 
 @router.get("/datacenters/{int:id}", response=OneDatacenter)
 def show_datacenter(request: HttpRequest, id: int) -> OneDatacenter:
     """One datacenter."""
-    if id != 1:
+    here = _datacenter()
+    if id != here.id:
         raise missing(f"datacenter with ID '{id}'")
-    return OneDatacenter(datacenter=_datacenter())
+    return OneDatacenter(datacenter=here)
 
 
 def _datacenter() -> Datacenter:
-    types = list(ServerType.objects.order_by("id").values_list("id", flat=True))
-    return Datacenter(server_types=Supported(supported=types, available=types, available_for_migration=types))
+    return datacenter(list(ServerType.objects.values_list("id", flat=True)))

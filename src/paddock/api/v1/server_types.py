@@ -1,24 +1,24 @@
 """Server types: the plans."""
 
 from django.http import HttpRequest
-from ninja import Router, Schema
+from ninja import Router
 
 from paddock.api.paging import Meta, get, page
-from paddock.api.v1.common import Location, Time
+from paddock.api.v1.common import Location, Reply, Time
 from paddock.cloud.models import ServerType
 
 router = Router(tags=["server types"])
 SORTABLE = {"id": "id", "name": "name"}
 
 
-class Amount(Schema):
+class Amount(Reply):
     """A price in EUR, exact, as text."""
 
     net: str
     gross: str
 
 
-class Price(Schema):
+class Price(Reply):
     """What it costs in a location."""
 
     location: str
@@ -28,14 +28,14 @@ class Price(Schema):
     price_per_tb_traffic: Amount = Amount(net="0.0000", gross="0.0000")
 
 
-class Deprecation(Schema):
+class Deprecation(Reply):
     """From when on it is no longer to be had."""
 
     announced: Time
     unavailable_after: Time
 
 
-class AtLocation(Schema):
+class AtLocation(Reply):
     """Whether a location has it."""
 
     id: int
@@ -45,7 +45,7 @@ class AtLocation(Schema):
     available: bool = True
 
 
-class ServerTypeReply(Schema):
+class ServerTypeReply(Reply):
     """A server type; memory and disk in GB."""
 
     id: int
@@ -64,11 +64,11 @@ class ServerTypeReply(Schema):
     locations: list[AtLocation]
 
 
-class OneServerType(Schema):
+class OneServerType(Reply):
     server_type: ServerTypeReply
 
 
-class ManyServerTypes(Schema):
+class ManyServerTypes(Reply):
     server_types: list[ServerTypeReply]
     meta: Meta
 

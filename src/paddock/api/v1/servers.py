@@ -1,56 +1,37 @@
 """Servers: create, show, change power, delete."""
 
-import re
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
-from django.db.models import QuerySet
+from django.db import IntegrityError, transaction
+from django.db.models import F, QuerySet
 from django.http import HttpRequest
-from ninja import Router, Schema
-from pydantic import AfterValidator, Field
+from ninja import Router, Status
 
 from paddock.api.auth import correlation, project
-from paddock.api.paging import Meta, get, invalid, page, uniqueness
+from paddock.api.errors import invalid, uniqueness
+from paddock.api.paging import Meta, by_id_or_name, get, many, page, query
 from paddock.api.passwords import new_root_password
 from paddock.api.v1 import actions, images, server_types, ssh_keys
-from paddock.api.v1.common import Datacenter, Labels, Location, Protection, Time
+from paddock.api.v1.common import Datacenter, Location, Protection, Reply, Time, datacenter
+from paddock.api.v1.server_body import ChangeServer, CreateServer
 from paddock.cloud.flows import server as flow
 from paddock.cloud.models import Action, Image, Server, ServerType
+from paddock.cloud.models import server as model
 from paddock.machine.image import ImageManifest
-from paddock.machine.spec import GIB, MAX_USER_DATA
+from paddock.machine.spec import GIB
 
 router = Router(tags=["servers"])
 SORTABLE = {"id": "id", "name": "name", "created": "created"}
-_LABEL = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$", re.IGNORECASE)
 
 
-def check_name(name: str) -> str:
-    """RFC 1123: labels of a-z 0-9 -, joined by dots (C10)."""
-    if not 0 < len(name) <= 253 or not all(_LABEL.match(label) for label in name.split(".")):
-        raise ValueError("must be a host name: letters a-z, digits, - and . only, like web-1 or www.example.com")
-    return name
-
-
-def check_user_data(text: str) -> str:
-    """At most 32 KiB of text."""
-    if "\0" in text:
-        raise ValueError("must be text without zero bytes")
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_USER_DATA:
-        raise ValueError(f"is longer than {MAX_USER_DATA} bytes")
-    return text
-
-
-Name = Annotated[str, AfterValidator(check_name)]
-UserData = Annotated[str, AfterValidator(check_user_data)]
-Tag = Annotated[str, Field(pattern=r"^([a-zA-Z0-9]([a-zA-Z0-9._-]{0,61}[a-zA-Z0-9])?)?$")]
-
-
-class PublicNet(Schema):
+class PublicNet(Reply):
     """Public addresses: none with user-mode networking."""
 
     ipv4: None = None
     ipv6: None = None
-    floating_ips: list[int] = []
-    firewalls: list[int] = []
+    floating_ips: tuple[int, ...] = ()
+    firewalls: tuple[int, ...] = ()
 
 
 class ServerProtection(Protection):
@@ -59,7 +40,7 @@ class ServerProtection(Protection):
     rebuild: bool = False
 
 
-class Ssh(Schema):
+class Ssh(Reply):
     """How to log in."""
 
     host: str
@@ -67,7 +48,7 @@ class Ssh(Schema):
     user: str
 
 
-class Ready(Schema):
+class Ready(Reply):
     """Whether the guest can be used: since when, by what signals, or what it still waits for."""
 
     ready: bool
@@ -77,7 +58,7 @@ class Ready(Schema):
     after_seconds: float | None
 
 
-class ServerReply(Schema):
+class ServerReply(Reply):
     """A server."""
 
     id: int
@@ -85,10 +66,10 @@ class ServerReply(Schema):
     status: str
     created: Time
     public_net: PublicNet = PublicNet()
-    private_net: list[str] = []
+    private_net: tuple[()] = ()
     server_type: server_types.ServerTypeReply
     location: Location = Location()
-    datacenter: Datacenter = Datacenter()
+    datacenter: Datacenter
     image: images.ImageReply | None
     iso: None = None
     rescue_enabled: bool = False
@@ -99,8 +80,8 @@ class ServerReply(Schema):
     included_traffic: int | None = None
     protection: ServerProtection = ServerProtection()
     labels: dict[str, str]
-    volumes: list[int] = []
-    load_balancers: list[int] = []
+    volumes: tuple[int, ...] = ()
+    load_balancers: tuple[int, ...] = ()
     primary_disk_size: int
     placement_group: None = None
     x_name: str | None
@@ -117,48 +98,38 @@ class ServerReply(Schema):
     x_accelerator: str
 
 
-class OneServer(Schema):
+class OneServer(Reply):
     server: ServerReply
 
 
-class ManyServers(Schema):
+class ManyServers(Reply):
     servers: list[ServerReply]
     meta: Meta
 
 
-class CreatedServer(Schema):
+class CreatedServer(Reply):
     server: ServerReply
     action: actions.ActionReply
     next_actions: list[actions.ActionReply]
     root_password: str | None
 
 
-class CreateServer(Schema):
-    """What a new server shall be."""
-
-    name: Name
-    server_type: int | str
-    image: int | str
-    location: str | None = None
-    datacenter: str | None = None
-    ssh_keys: list[int | str] = []
-    user_data: UserData = ""
-    labels: Labels = {}
-    start_after_create: bool = True
-    x_group: Tag = ""
-    x_role: Tag = ""
-    x_restart: Literal["no", "on-failure"] = "no"
-    x_start_paused: bool = False
-
-
-class ChangeServer(Schema):
-    name: Name | None = None
-    labels: Labels | None = None
-
-
 def shown(server: Server) -> ServerReply:
     """A server as it goes out."""
-    up = server.status in ("running", "paused")
+    return shown_all([server])[0]
+
+
+def shown_all(servers: Sequence[Server]) -> list[ServerReply]:
+    """Servers as they go out. What many share (plan, image, place) is made once for all."""
+    plans = {plan.pk: server_types.shown(plan) for plan in ServerType.objects.all()}
+    pictures = {image.pk: images.shown(image) for image in {server.image for server in servers}}
+    place = datacenter(list(plans))
+    return [_shown(s, plans[s.server_type_id], pictures[s.image_id], place) for s in servers]
+
+
+def _shown(
+    server: Server, plan: server_types.ServerTypeReply, image: images.ImageReply, place: Datacenter
+) -> ServerReply:
     ssh = None
     if server.node and server.ssh_port:
         ssh = Ssh(host=server.node.ssh_address, port=server.ssh_port, user=server.image.default_user)
@@ -168,15 +139,16 @@ def shown(server: Server) -> ServerReply:
         status=server.status,
         created=server.created,
         labels=server.labels,
-        server_type=server_types.shown(server.server_type),
-        image=images.shown(server.image),
+        server_type=plan,
+        image=image,
+        datacenter=place,
         locked=server.action_id is not None,
         primary_disk_size=server.disk_gib,
         x_name=server.x_name,
         x_uuid=str(server.uuid),
         x_node=server.node.name if server.node else None,
         x_ssh=ssh,
-        x_ready=_ready(server, up=up),
+        x_ready=_ready(server, up=server.status in ("running", "paused")),
         x_group=server.group,
         x_role=server.role,
         x_restart=server.restart,
@@ -196,24 +168,25 @@ def _ready(server: Server, *, up: bool) -> Ready:
 
 def visible(request: HttpRequest) -> "QuerySet[Server]":
     """The project's servers, with what is shown of them."""
-    return Server.objects.filter(project=project(request)).select_related("server_type", "image", "node")
+    return Server.objects.filter(project=project(request)).prefetch_related("image", "node")
 
 
 @router.get("/servers", response=ManyServers)
 def list_servers(request: HttpRequest) -> ManyServers:
     """The project's servers."""
     rows = visible(request)
-    if states := request.GET.getlist("status"):
+    if states := many(request, "status", model.Status.values):
         rows = rows.filter(status__in=states)
-    if group := request.GET.get("x_group"):
+    if group := query(request, "x_group"):
         rows = rows.filter(group=group)
     found, meta = page(request, rows, SORTABLE)
-    return ManyServers(servers=[shown(s) for s in found], meta=meta)
+    return ManyServers(servers=shown_all(found), meta=meta)
 
 
 @router.post("/servers", response={201: CreatedServer})
-def create_server(request: HttpRequest, body: CreateServer) -> tuple[int, CreatedServer]:
+def create_server(request: HttpRequest, body: CreateServer) -> Status[CreatedServer]:
     """Create a server. It is placed, made and started by the steps of the action that is answered."""
+    body.check_supported()
     plan = _server_type(body.server_type)
     image = _image(request, body.image)
     _check_place(body)
@@ -243,7 +216,8 @@ def create_server(request: HttpRequest, body: CreateServer) -> tuple[int, Create
     )
     action = flow.create(server, correlation(request))
     row = visible(request).get(pk=server.pk)
-    return 201, CreatedServer(server=shown(row), action=actions.shown(action), next_actions=[], root_password=password)
+    created = CreatedServer(server=shown(row), action=actions.shown(action), next_actions=[], root_password=password)
+    return Status(201, created)
 
 
 def _gib(manifest: ImageManifest) -> int:
@@ -251,14 +225,16 @@ def _gib(manifest: ImageManifest) -> int:
 
 
 def _check_place(body: CreateServer) -> None:
-    if body.location not in (None, Location().name, str(Location().id)):
-        raise invalid("location", f"there is no location '{body.location}'")
-    if body.datacenter not in (None, Datacenter().name, str(Datacenter().id)):
-        raise invalid("datacenter", f"there is no datacenter '{body.datacenter}'")
+    """There is one place; older clients name its datacenter instead."""
+    if body.location is not None and str(body.location) not in (Location().name, str(Location().id)):
+        raise invalid("location", f"there is no location '{body.location}'; there is {Location().name}")
+    here = datacenter([])
+    if body.datacenter is not None and str(body.datacenter) not in (here.name, str(here.id)):
+        raise invalid("datacenter", f"there is no datacenter '{body.datacenter}'; there is {here.name}")
 
 
 def _server_type(wanted: int | str) -> ServerType:
-    found: ServerType | None = _by_id_or_name(ServerType.objects.all(), wanted)
+    found: ServerType | None = by_id_or_name(ServerType.objects.all(), wanted)
     if found is None:
         names = ", ".join(ServerType.objects.order_by("id").values_list("name", flat=True)[:20])
         raise invalid("server_type", f"there is no server type '{wanted}'; there are {names}")
@@ -266,7 +242,7 @@ def _server_type(wanted: int | str) -> ServerType:
 
 
 def _image(request: HttpRequest, wanted: int | str) -> Image:
-    found: Image | None = _by_id_or_name(images.visible(request), wanted)
+    found: Image | None = by_id_or_name(images.visible(request).order_by(F("project").asc(nulls_last=True)), wanted)
     if found is None:
         names = ", ".join(images.visible(request).order_by("id").values_list("name", flat=True)[:20])
         raise invalid("image", f"there is no image '{wanted}'; there are {names}")
@@ -275,13 +251,6 @@ def _image(request: HttpRequest, wanted: int | str) -> Image:
             "image", f"image '{found.name}' can't be used yet: {found.problem or found.doing or 'nothing was uploaded'}"
         )
     return found
-
-
-def _by_id_or_name(rows: "QuerySet[Any]", wanted: int | str) -> Any:
-    """An id wins over a name."""
-    number = int(wanted) if str(wanted).isdecimal() else 0
-    by_id = rows.filter(pk=number).first() if 0 < number < 2**53 else None
-    return by_id or rows.filter(name=str(wanted)).order_by("-project_id").first()
 
 
 @router.get("/servers/{int:id}", response=OneServer)
@@ -294,13 +263,13 @@ def show_server(request: HttpRequest, id: int) -> OneServer:
 def change_server(request: HttpRequest, id: int, body: ChangeServer) -> OneServer:
     """Rename or relabel a server. The guest keeps its host name."""
     server: Server = get(visible(request), "server", id)
-    changes: dict[str, Any] = {} if body.labels is None else {"labels": body.labels}
-    if body.name is not None and body.name != server.name:
-        if Server.objects.filter(project=server.project, name__iexact=body.name).exclude(pk=id).exists():
-            raise uniqueness("name")
-        changes["name"] = body.name
-    if changes:
-        Server.objects.filter(pk=id).update(**changes)
+    changes: dict[str, Any] = body.model_dump(exclude_unset=True)
+    try:
+        with transaction.atomic():
+            if changes:
+                Server.objects.filter(pk=server.pk).update(**changes)
+    except IntegrityError as e:
+        raise uniqueness("name") from e
     return OneServer(server=shown(get(visible(request), "server", id)))
 
 
@@ -315,9 +284,7 @@ def delete_server(request: HttpRequest, id: int) -> actions.OneAction:
 def list_server_actions(request: HttpRequest, id: int) -> actions.ManyActions:
     """What was asked of a server."""
     server: Server = get(visible(request), "server", id)
-    rows = Action.objects.filter(kind="server", row_id=server.pk)
-    found, meta = page(request, rows, actions.SORTABLE)
-    return actions.ManyActions(actions=actions.with_steps(found), meta=meta)
+    return actions.listed(request, Action.objects.filter(kind="server", row_id=server.pk))
 
 
 @router.get("/servers/{int:id}/actions/{int:action_id}", response=actions.OneAction)
@@ -328,9 +295,9 @@ def show_server_action(request: HttpRequest, id: int, action_id: int) -> actions
     return actions.OneAction(action=actions.with_steps([get(rows, "action", action_id)])[0])
 
 
-def _power(request: HttpRequest, id: int, command: str) -> tuple[int, actions.OneAction]:
+def _power(request: HttpRequest, id: int, command: str) -> Status[actions.OneAction]:
     server: Server = get(visible(request), "server", id)
-    return 201, _one(flow.ask(server, command, correlation(request)))
+    return Status(201, _one(flow.ask(server, command, correlation(request))))
 
 
 def _one(action: Action) -> actions.OneAction:
@@ -338,30 +305,30 @@ def _one(action: Action) -> actions.OneAction:
 
 
 @router.post("/servers/{int:id}/actions/poweron", response={201: actions.OneAction})
-def poweron(request: HttpRequest, id: int) -> tuple[int, actions.OneAction]:
+def poweron(request: HttpRequest, id: int) -> Status[actions.OneAction]:
     """Start it."""
     return _power(request, id, "start_server")
 
 
 @router.post("/servers/{int:id}/actions/poweroff", response={201: actions.OneAction})
-def poweroff(request: HttpRequest, id: int) -> tuple[int, actions.OneAction]:
+def poweroff(request: HttpRequest, id: int) -> Status[actions.OneAction]:
     """Stop it at once, like pulling the plug."""
     return _power(request, id, "stop_server")
 
 
 @router.post("/servers/{int:id}/actions/shutdown", response={201: actions.OneAction})
-def shutdown(request: HttpRequest, id: int) -> tuple[int, actions.OneAction]:
+def shutdown(request: HttpRequest, id: int) -> Status[actions.OneAction]:
     """Ask the guest to shut down; fails after 90 seconds if it does not."""
     return _power(request, id, "shutdown_server")
 
 
 @router.post("/servers/{int:id}/actions/reboot", response={201: actions.OneAction})
-def reboot(request: HttpRequest, id: int) -> tuple[int, actions.OneAction]:
+def reboot(request: HttpRequest, id: int) -> Status[actions.OneAction]:
     """Ask the guest to reboot."""
     return _power(request, id, "reboot_server")
 
 
 @router.post("/servers/{int:id}/actions/reset", response={201: actions.OneAction})
-def reset(request: HttpRequest, id: int) -> tuple[int, actions.OneAction]:
+def reset(request: HttpRequest, id: int) -> Status[actions.OneAction]:
     """Press the reset button."""
     return _power(request, id, "reset_server")

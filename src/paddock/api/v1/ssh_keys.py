@@ -8,36 +8,56 @@ from typing import Annotated
 from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
-from ninja import Router, Schema
+from ninja import Router, Status
 from pydantic import AfterValidator, Field
 
 from paddock.api.auth import project
-from paddock.api.paging import Meta, get, invalid, page, uniqueness
-from paddock.api.v1.common import Labels, Time
+from paddock.api.errors import invalid, uniqueness
+from paddock.api.paging import Meta, as_id, get, page, query
+from paddock.api.v1.common import Body, Labels, Line, Reply, Time
 from paddock.cloud.models import SSHKey
 
 router = Router(tags=["SSH keys"])
 SORTABLE = {"id": "id", "name": "name"}
-KINDS = ("ssh-ed25519", "ssh-rsa", "ssh-dss", "ecdsa-sha2-", "sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-")
+PARTS = {  # how many length-prefixed parts the base64 of a key type holds, its name among them
+    "ssh-ed25519": 2,
+    "ssh-rsa": 3,
+    "ecdsa-sha2-nistp256": 3,
+    "ecdsa-sha2-nistp384": 3,
+    "ecdsa-sha2-nistp521": 3,
+    "sk-ssh-ed25519@openssh.com": 3,
+    "sk-ecdsa-sha2-nistp256@openssh.com": 4,
+}
 
 
 def check_public_key(text: str) -> str:
     """The key on one line. Raises ValueError saying what is wrong with it."""
     if "PRIVATE KEY" in text:
-        raise ValueError("this is a private key; give the public one, which ends in .pub")
-    if "\n" in text.strip() or "\r" in text.strip() or "\0" in text:
+        raise ValueError("this is a private key; give the public one, which is in the file that ends in .pub")
+    if not text.strip().replace("\t", " ").isprintable():
         raise ValueError("must be one key on one line")
     words = text.split()
-    if len(words) < 2 or not words[0].startswith(KINDS):
-        raise ValueError("must begin with a key type such as ssh-ed25519, then the key in base64")
+    if len(words) < 2 or words[0] not in PARTS:
+        raise ValueError(f"must begin with a key type ({', '.join(PARTS)}), then the key in base64")
     try:
-        blob = base64.b64decode(words[1], validate=True)
+        parts = _parts(base64.b64decode(words[1], validate=True))
     except (binascii.Error, ValueError):
-        raise ValueError("its second word is not base64; was it cut off?") from None
-    length = int.from_bytes(blob[:4])
-    if blob[4 : 4 + length] != words[0].encode() or len(blob) < 4 + length + 4 + 32:
+        raise ValueError("its second word is not whole base64; was it cut off?") from None
+    if parts[0] != words[0].encode() or len(parts) != PARTS[words[0]]:
         raise ValueError(f"its content is not a whole {words[0]} key; was it cut off?")
     return " ".join(words)
+
+
+def _parts(blob: bytes) -> list[bytes]:
+    """The length-prefixed strings that a key is made of (RFC 4253, 6.6). Raises ValueError when one is cut off."""
+    parts, at = [], 0
+    while at < len(blob):
+        end = at + 4 + int.from_bytes(blob[at : at + 4])
+        if end > len(blob):
+            raise ValueError("cut off")
+        parts.append(blob[at + 4 : end])
+        at = end
+    return parts or [b""]
 
 
 def fingerprint(public_key: str) -> str:
@@ -47,10 +67,10 @@ def fingerprint(public_key: str) -> str:
 
 
 PublicKey = Annotated[str, Field(max_length=16384), AfterValidator(check_public_key)]
-KeyName = Annotated[str, Field(min_length=1, max_length=200)]
+KeyName = Annotated[Line, Field(min_length=1, max_length=200)]
 
 
-class SSHKeyReply(Schema):
+class SSHKeyReply(Reply):
     """An SSH key."""
 
     id: int
@@ -61,22 +81,22 @@ class SSHKeyReply(Schema):
     created: Time
 
 
-class OneSSHKey(Schema):
+class OneSSHKey(Reply):
     ssh_key: SSHKeyReply
 
 
-class ManySSHKeys(Schema):
+class ManySSHKeys(Reply):
     ssh_keys: list[SSHKeyReply]
     meta: Meta
 
 
-class CreateSSHKey(Schema):
+class CreateSSHKey(Body):
     name: KeyName
     public_key: PublicKey
     labels: Labels = {}
 
 
-class ChangeSSHKey(Schema):
+class ChangeSSHKey(Body):
     name: KeyName | None = None
     labels: Labels | None = None
 
@@ -97,14 +117,14 @@ def shown(key: SSHKey) -> SSHKeyReply:
 def list_ssh_keys(request: HttpRequest) -> ManySSHKeys:
     """The project's SSH keys."""
     rows = SSHKey.objects.filter(project=project(request))
-    if wanted := request.GET.get("fingerprint"):
+    if wanted := query(request, "fingerprint"):
         rows = rows.filter(fingerprint=wanted)
     found, meta = page(request, rows, SORTABLE)
     return ManySSHKeys(ssh_keys=[shown(k) for k in found], meta=meta)
 
 
 @router.post("/ssh_keys", response={201: OneSSHKey})
-def create_ssh_key(request: HttpRequest, body: CreateSSHKey) -> tuple[int, OneSSHKey]:
+def create_ssh_key(request: HttpRequest, body: CreateSSHKey) -> Status[OneSSHKey]:
     """Add a public key."""
     mark = fingerprint(body.public_key)
     key = SSHKey(
@@ -116,7 +136,7 @@ def create_ssh_key(request: HttpRequest, body: CreateSSHKey) -> tuple[int, OneSS
     except IntegrityError as e:
         raise uniqueness("fingerprint" if "fingerprint" in str(e) else "name") from e
     key.refresh_from_db()
-    return 201, OneSSHKey(ssh_key=shown(key))
+    return Status(201, OneSSHKey(ssh_key=shown(key)))
 
 
 @router.get("/ssh_keys/{int:id}", response=OneSSHKey)
@@ -146,19 +166,17 @@ def delete_ssh_key(request: HttpRequest, id: int) -> HttpResponse:
 
 
 def by_names(request: HttpRequest, wanted: list[int | str]) -> list[SSHKey]:
-    """The keys of those ids or names. Raises ApiError naming the first that is not there."""
-    keys = SSHKey.objects.filter(project=project(request))
-    return [_named(keys.filter(Q(name=str(w)) | Q(pk=_id(w))).order_by("id").first(), w) for w in wanted]
-
-
-def _named(key: SSHKey | None, wanted: int | str) -> SSHKey:
-    if key is None:
-        raise invalid("ssh_keys", f"there is no SSH key '{wanted}'")
-    return key
-
-
-def _id(wanted: int | str) -> int:
-    return int(wanted) if str(wanted).isdecimal() and int(wanted) < 2**53 else 0
+    """The keys of those ids or names, each once; an id wins. Raises ApiError naming the first that is not there."""
+    ids = [number for w in wanted if (number := as_id(w))]
+    keys = SSHKey.objects.filter(Q(name__in=[str(w) for w in wanted]) | Q(pk__in=ids), project=project(request))
+    known = {key.name: key for key in keys} | {key.pk: key for key in keys}
+    found = []
+    for one in wanted:
+        key = known.get(as_id(one) or 0) or known.get(str(one))
+        if key is None:
+            raise invalid("ssh_keys", f"there is no SSH key '{one}'")
+        found.append(key)
+    return list(dict.fromkeys(found))
 
 
 def _key(request: HttpRequest, id: int) -> SSHKey:

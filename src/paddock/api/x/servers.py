@@ -1,10 +1,10 @@
 """Servers beyond /v1: the timeline and the console's log."""
 
 from django.http import HttpRequest, HttpResponse
-from ninja import Router, Schema
+from ninja import Router
 
 from paddock.api.paging import get
-from paddock.api.v1.common import Time
+from paddock.api.v1.common import Moment, Reply
 from paddock.api.v1.servers import visible
 from paddock.base.errors import Conflict
 from paddock.cloud.models import Action, Event, Server
@@ -15,10 +15,10 @@ MAX_LOG = 1024 * 1024  # bytes
 TIMELINE = 500  # events, the newest
 
 
-class Entry(Schema):
+class Entry(Reply):
     """One thing that happened."""
 
-    at: Time
+    at: Moment
     seconds: float
     action: str
     step: str
@@ -28,7 +28,7 @@ class Entry(Schema):
     correlation_id: str
 
 
-class Timeline(Schema):
+class Timeline(Reply):
     timeline: list[Entry]
 
 

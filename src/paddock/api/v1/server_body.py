@@ -1,0 +1,84 @@
+"""What may be asked of a new server: its fields, and those of other clouds that are taken only while they ask nothing.
+
+Clients send fields such as `networks: []` and `volumes: null` for what their user did not ask for.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool
+
+from paddock.api.errors import unsupported
+from paddock.api.v1.common import Body, IdOrName, Labels
+from paddock.machine.spec import MAX_USER_DATA
+
+_PART = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE | re.ASCII)
+MAX_KEYS = 100
+
+
+def check_name(name: str) -> str:
+    """RFC 1123: labels of a-z 0-9 -, joined by dots (C10)."""
+    if not 0 < len(name) <= 253 or not all(_PART.fullmatch(part) for part in name.split(".")):
+        raise ValueError("must be a host name: letters a-z, digits, - and . only, like web-1 or www.example.com")
+    return name
+
+
+def check_user_data(text: str) -> str:
+    """At most 32 KiB of text."""
+    size = len(text.encode())
+    if size > MAX_USER_DATA:
+        raise ValueError(f"has {size} bytes, {size - MAX_USER_DATA} more than the {MAX_USER_DATA} there may be")
+    return text
+
+
+def _public_net(given: Any) -> Any:
+    """Whether public addresses are wanted changes nothing yet; a particular one can't be had."""
+    if not isinstance(given, dict):
+        raise ValueError("must be an object")
+    for name in ("enable_ipv4", "enable_ipv6"):
+        if not isinstance(given.get(name), bool | None):
+            raise ValueError(f"{name} must be true or false")
+    return {name: given[name] for name in ("ipv4", "ipv6") if given.get(name) is not None}
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+UserData = Annotated[str, AfterValidator(check_user_data)]
+Tag = Annotated[str, Field(pattern=r"^([a-zA-Z0-9]([a-zA-Z0-9._-]{0,61}[a-zA-Z0-9])?)?$")]
+
+
+class CreateServer(Body):
+    """What a new server shall be."""
+
+    name: Name
+    server_type: IdOrName
+    image: IdOrName
+    location: IdOrName | None = None
+    datacenter: IdOrName | None = None
+    ssh_keys: Annotated[list[IdOrName], Field(max_length=MAX_KEYS)] = []
+    user_data: UserData = ""
+    labels: Labels = {}
+    start_after_create: bool = True
+    automount: StrictBool = False  # of volumes, which there are none of
+    networks: list[Any] = []
+    volumes: list[Any] = []
+    firewalls: list[Any] = []
+    placement_group: int | None = None
+    public_net: Annotated[dict[str, Any], BeforeValidator(_public_net)] = {}
+    x_group: Tag = ""
+    x_role: Tag = ""
+    x_restart: Literal["no", "on-failure"] = "no"
+    x_start_paused: bool = False
+
+    def check_supported(self) -> None:
+        """Raises ApiError naming the field that asks for what does not exist here."""
+        for field in ("networks", "volumes", "firewalls", "placement_group", "public_net"):
+            if getattr(self, field):
+                name = f"{field}.{next(iter(self.public_net))}" if field == "public_net" else field
+                raise unsupported(name, "this cloud has none of these; leave it out")
+
+
+class ChangeServer(Body):
+    """What may be changed of a server."""
+
+    name: Name | None = None
+    labels: Labels | None = None

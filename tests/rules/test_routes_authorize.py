@@ -1,0 +1,169 @@
+"""Every route refuses whom it must. A route that is in no table here fails: write down what it shows to whom."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from paddock.cloud.models import Image, Node, Project, Server, ServerType, SSHKey, Token
+from tests.agent.process import AgentProcess
+from tests.api.routes import Answer, Door, all_routes
+from tests.cloud.harness import Cloud
+
+PUBLIC = {"GET /x/v1/version"}
+SHARED = {  # the same for every project
+    "GET /v1/server_types", "GET /v1/server_types/{id}", "GET /v1/locations", "GET /v1/locations/{id}",
+    "GET /v1/datacenters", "GET /v1/datacenters/{id}",
+}  # fmt: skip
+OPERATORS = {
+    "GET /admin/v1/nodes", "GET /admin/v1/nodes/{id}", "GET /admin/v1/statistics", "GET /admin/v1/servers/{id}/steps",
+    "POST /admin/v1/servers/{id}/steps/{name}",
+}  # fmt: skip
+LISTS = {"GET /v1/servers": "server", "GET /v1/actions": "action", "GET /v1/images": "image",
+         "GET /v1/ssh_keys": "ssh_key"}  # fmt: skip
+CREATES = {  # the body names things of another project, which must be answered like names that never were
+    "POST /v1/servers": [
+        {"name": "mine", "server_type": "nano", "image": "{image}"},
+        {"name": "mine", "server_type": "nano", "image": "their-image"},
+        {"name": "mine", "server_type": "nano", "image": "tiny", "ssh_keys": ["{ssh_key}"]},
+        {"name": "mine", "server_type": "nano", "image": "tiny", "ssh_keys": ["their-key"]},
+    ],
+    "POST /v1/ssh_keys": [],
+    "POST /x/v1/images": [],
+}
+OWNED: dict[str, tuple[str, Any]] = {
+    "GET /v1/servers/{id}": ("server", None),
+    "PUT /v1/servers/{id}": ("server", {"name": "mine"}),
+    "DELETE /v1/servers/{id}": ("server", None),
+    "GET /v1/servers/{id}/actions": ("server", None),
+    "GET /v1/servers/{id}/actions/{action_id}": ("server", None),
+    "POST /v1/servers/{id}/actions/poweron": ("server", None),
+    "POST /v1/servers/{id}/actions/poweroff": ("server", None),
+    "POST /v1/servers/{id}/actions/shutdown": ("server", None),
+    "POST /v1/servers/{id}/actions/reboot": ("server", None),
+    "POST /v1/servers/{id}/actions/reset": ("server", None),
+    "GET /v1/actions/{id}": ("action", None),
+    "GET /v1/images/{id}": ("image", None),
+    "DELETE /v1/images/{id}": ("image", None),
+    "GET /v1/ssh_keys/{id}": ("ssh_key", None),
+    "PUT /v1/ssh_keys/{id}": ("ssh_key", {"name": "mine"}),
+    "DELETE /v1/ssh_keys/{id}": ("ssh_key", None),
+    "GET /x/v1/servers/{id}/timeline": ("server", None),
+    "GET /x/v1/servers/{id}/console_log": ("server", None),
+    "POST /x/v1/servers/{id}/exec": ("server", {"argv": ["true"]}),
+    "WS /x/v1/servers/{id}/console": ("server", None),
+    "POST /x/v1/images/{id}/build": ("image", None),
+    "PUT /x/v1/images/{id}/content": ("image", None),
+}
+KNOWN = PUBLIC | SHARED | OPERATORS | set(LISTS) | set(CREATES) | set(OWNED)
+GUARDED = sorted(KNOWN - PUBLIC)
+WRITES = [r for r in GUARDED if not r.startswith("GET ")]
+NEVER = 2**41  # an id that no row ever had
+
+
+@dataclass
+class Theirs:
+    """A project with one of everything, and the ids of its things."""
+
+    ids: dict[str, int]
+    operator: str
+    owner: str
+    door: Door
+
+    def ask(self, route: str, token: str | None, id: int | None = None) -> Answer:
+        """Ask with a body that would be good, for that id or for this project's thing."""
+        kind, body = OWNED.get(route, ("", None))
+        body = body or next(iter(CREATES.get(route, ())), None)
+        chosen = id or _shared_id(route) or self.ids[kind or "server"]
+        return self.door.knock(route, token, body, id=chosen, action_id=self.ids["action"], name="look")
+
+
+def _shared_id(route: str) -> int | None:
+    first = ServerType.objects.first() if "server_types" in route else None
+    first_node = Node.objects.first() if "nodes" in route else None
+    return first.pk if first else first_node.pk if first_node else 1 if route in SHARED else None
+
+
+@pytest.fixture(scope="module")
+def theirs(agent: AgentProcess, door: Door) -> Iterator[Theirs]:
+    cloud = Cloud(agent)
+    cloud.reset()
+    project, _ = Project.objects.get_or_create(name="theirs")
+    server: Server = cloud.new_server("their-server", project=project)
+    cloud.settle()
+    image = Image.objects.create(project=project, name="their-image", step="rest", next_at=None)
+    key = SSHKey.objects.create(project=project, name="their-key", public_key="ssh-ed25519 AAAA", fingerprint="00")
+    action = door.knock(f"GET /v1/servers/{server.pk}/actions", owner := Token.issue(project, ""))
+    ids = {"server": server.pk, "image": image.pk, "ssh_key": key.pk,
+           "action": int(re.findall(r'"id": ?(\d+)', action.text)[0])}  # fmt: skip
+    yield Theirs(ids, Token.issue(project, "", operator=True), owner, door)
+    cloud.reset()
+
+
+@pytest.fixture
+def mine(theirs: Theirs) -> Project:
+    return Project.objects.get_or_create(name="mine")[0]
+
+
+def says(answer: Answer, status: int, code: str, text: str) -> bool:
+    """Whether an error is that one; a console has only a status and words."""
+    return answer.status == status and text in answer.text and (code in answer.text or not answer.text.startswith("{"))
+
+
+def test_every_route_has_a_case() -> None:
+    assert all_routes() == KNOWN
+
+
+@pytest.mark.parametrize("route", GUARDED)
+def test_who_is_refused(route: str, theirs: Theirs, mine: Project) -> None:
+    assert says(theirs.ask(route, None), 401, "unauthorized", "token is required")
+    assert says(theirs.ask(route, "x" * 64), 401, "unauthorized", "token you have provided is invalid")
+    if route in OPERATORS:
+        assert says(theirs.ask(route, Token.issue(mine, "")), 403, "forbidden", "operator")
+        assert says(theirs.ask(route, theirs.owner), 403, "forbidden", "operator")
+        assert theirs.ask(route, theirs.operator).status < 300
+    if route in WRITES:
+        reader = Token.issue(mine, "", read_only=True, operator=True)
+        assert says(theirs.ask(route, reader), 401, "token_readonly", "may only read")
+    else:
+        assert theirs.ask(route, Token.issue(mine, "", read_only=True, operator=True)).status in (200, 404)
+
+
+@pytest.mark.parametrize("route", sorted(OWNED))
+def test_what_others_own_is_as_if_it_never_was(route: str, theirs: Theirs, mine: Project) -> None:
+    kind, _ = OWNED[route]
+    token = Token.issue(mine, "")
+    real, never = theirs.ask(route, token), theirs.ask(route, token, NEVER)
+    assert real.status == never.status == 404
+    assert real.text.replace(str(theirs.ids[kind]), "#") == never.text.replace(str(NEVER), "#")
+    if route.startswith("GET "):
+        assert theirs.ask(route, theirs.owner).status == 200, "its owner must see it"
+
+
+@pytest.mark.parametrize("route", sorted(LISTS))
+def test_lists_hold_only_ones_own(route: str, theirs: Theirs, mine: Project) -> None:
+    here = f'"id": {theirs.ids[LISTS[route]]},'
+    assert here in theirs.door.knock(route, theirs.owner).text
+    assert here not in theirs.door.knock(route, Token.issue(mine, "")).text
+    if LISTS[route] == "action":
+        assert here not in theirs.door.knock(f"{route}?id={theirs.ids['action']}", Token.issue(mine, "")).text
+
+
+@pytest.mark.parametrize(("route", "body"), [(r, b) for r, bodies in CREATES.items() for b in bodies])
+def test_what_others_own_can_not_be_named(route: str, body: dict[str, Any], theirs: Theirs, mine: Project) -> None:
+    def filled(value: Any, ids: dict[str, int], word: str) -> Any:
+        if isinstance(value, list):
+            return [filled(v, ids, word) for v in value]
+        return value.format(**ids).replace("their-", word)
+
+    token = Token.issue(mine, "")
+    real = theirs.door.knock(route, token, {k: filled(v, theirs.ids, "their-") for k, v in body.items()})
+    never = theirs.door.knock(
+        route, token, {k: filled(v, dict.fromkeys(theirs.ids, NEVER), "no-") for k, v in body.items()}
+    )
+    assert real.status == never.status == 422
+    for word in (*map(str, theirs.ids.values()), str(NEVER), "their-", "no-"):
+        real, never = (Answer(a.status, a.text.replace(f"'{word}", "'#")) for a in (real, never))
+    assert real == never
