@@ -1,0 +1,66 @@
+"""`python -m bench`: measure, print the table, leave it in `bench/results/`."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench import control, host, profiles, report
+from bench.figure import Figure
+from bench.guests import Guests
+from bench.stack import Stack
+from paddock.base import clock
+
+PARTS = ("start", "boot", "many", "end", "idle", "list", "creates")
+
+
+def main() -> int:
+    """Exit code 0 even when a limit is not kept: the table says so."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these parts, save nothing")
+    parser.add_argument("--rounds", type=int, default=15, help="of each single measurement (%(default)s)")
+    options = parser.parse_args()
+    facts = {"when": clock.now().isoformat(timespec="seconds"), **host.facts()}
+    samples = Path(tempfile.mkdtemp(prefix="pkb-samples-"))
+    figures = []
+    for figure in _measure(options.only, options.rounds, samples):
+        figures.append(figure)
+        print(f"{figure.name}: {figure.judged:.3g}", file=sys.stderr, flush=True)
+    report.show(figures)
+    found = profiles.table(samples, 15)
+    if set(options.only) == set(PARTS):
+        facts["load when it ended"] = host.facts()["load when it began"]
+        report.save(figures, facts, " ".join(["python -m bench", *sys.argv[1:]]), found)
+    elif found:
+        print(found)
+    return 0
+
+
+def _measure(parts: tuple[str, ...], rounds: int, samples: Path) -> Iterator[Figure]:
+    wanted = [p for p in PARTS if p in parts]
+    if {"start", "boot", "many", "end", "idle"} & set(wanted):
+        with Stack("qemu") as stack:
+            yield from _guests(stack, wanted, rounds)
+    if "list" in wanted:
+        with Stack("fake") as stack:
+            yield from control.listing(stack, rounds)
+    if "creates" in wanted:
+        with Stack("fake", ssh_ports=1000) as stack:
+            yield from control.creates(stack)
+        with Stack("fake", ssh_ports=1000, sampled=samples) as stack:
+            list(control.creates(stack))
+            clock.sleep(3)  # the samplers write every two seconds
+
+
+def _guests(stack: Stack, wanted: list[str], rounds: int) -> Iterator[Figure]:
+    if "idle" in wanted:
+        yield from control.idle(stack, 20)
+    guests = Guests(stack, rounds)
+    for part in wanted:
+        if part != "idle":
+            yield from getattr(guests, part)()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Figures of the control plane alone, on the fake hypervisor: a list, a stream of creates, and an idle minute."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+
+from bench.figure import Figure, median, spread
+from bench.host import cpu_seconds
+from bench.stack import Stack
+from paddock.base import clock
+
+LISTED = 10_000
+PAGE = 50
+CREATES = 200
+CLIENTS = 4
+
+
+def listing(stack: Stack, rounds: int) -> Iterator[Figure]:
+    """A page of servers among ten thousand, over HTTP."""
+    stack.seed("--servers", str(LISTED))
+    small, large = stack.seed("--queries").split()
+    took = []
+    for n in range(rounds * 4):
+        began = clock.monotonic()
+        reply = stack.client.get(f"/v1/servers?per_page={PAGE}&page={1 + n * 37 % (LISTED // PAGE)}")
+        took.append((clock.monotonic() - began) * 1000)
+        assert len(reply.json()["servers"]) == PAGE
+    yield Figure("queries for a page of 10, less those for one of 50", float(large) - float(small), "", limit=0,
+                 note=f"{large} each")  # fmt: skip
+    yield Figure(f"GET /v1/servers, {PAGE} among {LISTED}", median(took), "ms", limit=25, note=spread(took))
+
+
+def creates(stack: Stack) -> Iterator[Figure]:
+    """Creates by four clients, until the last server runs."""
+    before = cpu_seconds(stack.pids())
+    began = clock.monotonic()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(lambda n: _create_some(stack, n), range(CLIENTS)))
+    asked = clock.monotonic() - began
+    while stack.call("GET", "/v1/servers?status=running&per_page=1")["meta"]["pagination"]["total_entries"] < CREATES:
+        assert clock.monotonic() - began < 120
+        clock.sleep(0.1)
+    took = clock.monotonic() - began
+    cpu = (cpu_seconds(stack.pids()) - before) * 1000 / CREATES
+    yield Figure("creates through the API on the fake, four clients", CREATES / took, "per s",
+                 note=f"all accepted after {asked:.1f} s, all running after {took:.1f} s")  # fmt: skip
+    yield Figure("our CPU per create on the fake", cpu, "ms")
+
+
+def idle(stack: Stack, seconds: float) -> Iterator[Figure]:
+    """What the processes cost when nobody asks for anything."""
+    clock.sleep(3)
+    pids = stack.pids()
+    before = {name: cpu_seconds(p for p in pids if pids[p] == name) for name in set(pids.values())}
+    clock.sleep(seconds)
+    spent = {name: cpu_seconds(p for p in pids if pids[p] == name) - was for name, was in before.items()}
+    percent = {name: value * 100 / seconds for name, value in sorted(spent.items())}
+    yield Figure("idle CPU of all our processes", sum(percent.values()), "% of a core", limit=2,
+                 note=", ".join(f"{name} {value:.1f}" for name, value in percent.items()))  # fmt: skip
+
+
+def _create_some(stack: Stack, client: int) -> None:
+    """A client of its own, as another program would be."""
+    where, headers = stack.client.base_url, stack.client.headers
+    with httpx.Client(base_url=where, headers=headers, timeout=60, trust_env=False) as http:
+        for n in range(CREATES // CLIENTS):
+            body = {"name": f"c{client}-{n}", "server_type": "nano", "image": "tiny"}
+            reply = http.post("/v1/servers", json=body)
+            assert reply.status_code == 201, reply.text

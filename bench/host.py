@@ -1,0 +1,58 @@
+"""What the kernel says of processes: CPU time, memory; and what this host is."""
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+from paddock.base import run
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """User and system time of these processes and of all their children that have ended."""
+    return sum(_ticks(pid) for pid in pids) / TICK
+
+
+def pss_mib(pids: Iterable[int]) -> float:
+    """Their proportional set size: shared pages are counted in parts."""
+    return sum(_pss_kib(pid) for pid in pids) / 1024
+
+
+def born(path: Path) -> float:
+    """When a file was made, in seconds since the epoch, as exactly as the file system keeps it."""
+    return float(run.run(["stat", "-c", "%.9W", path]).stdout)
+
+
+def facts() -> dict[str, str]:
+    """What figures of this host are to be read with."""
+    cpu = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    memory = next(line.split()[1] for line in _lines("/proc/meminfo") if line.startswith("MemTotal"))
+    qemu = run.run(["qemu-system-x86_64", "--version"]).stdout.splitlines()[0]
+    return {
+        "cpu": f"{len(os.sched_getaffinity(0))} × {cpu[0] if cpu else platform.machine()}",
+        "memory": f"{int(memory) // 2**20} GiB",
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "qemu": qemu,
+        "load when it began": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines()
+
+
+def _ticks(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(int(field) for field in fields[11:15])
+    return 0
+
+
+def _pss_kib(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return next(int(x.split()[1]) for x in _lines(f"/proc/{pid}/smaps_rollup") if x.startswith("Pss:"))
+    return 0
