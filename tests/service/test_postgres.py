@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from paddock.base.errors import CommandFailed, Refused
-from paddock.base.run import run
+from paddock.base.run import run, spawn
 from paddock.base.statedir import StateDir
 from paddock.service import pgprograms, pgupgrade, plan, procs, state
 from paddock.service.pgprograms import Programs
@@ -79,13 +79,18 @@ def test_what_was_committed_survives_sigkill(cluster: Cluster, directory: StateD
 
 def test_a_pid_file_with_the_pid_of_another_process_does_not_stop_it(cluster: Cluster, directory: StateDir) -> None:
     cluster.stop()
-    pid_file = cluster.data / "postmaster.pid"
-    pid_file.write_text(f"{os.getpid()}\n{cluster.data}\n0\n5432\n\n\n0 0\n")
-    if cluster.identity:
-        os.chown(pid_file, cluster.identity.uid, cluster.identity.gid)
-    assert cluster.running() is None
-    start(cluster, directory)
-    assert query(cluster, "SELECT 1") == 1
+    other = spawn(["sleep", "60"], output=directory.log / "other.log", identity=cluster.identity)
+    try:
+        pid_file = cluster.data / "postmaster.pid"
+        pid_file.write_text(f"{other.pid}\n{cluster.data}\n0\n5432\n\n\n0 0\n")
+        if cluster.identity:
+            os.chown(pid_file, cluster.identity.uid, cluster.identity.gid)
+        assert cluster.running() is None
+        start(cluster, directory)
+        assert query(cluster, "SELECT 1") == 1
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_stop_does_not_wait_for_clients(cluster: Cluster) -> None:
@@ -115,6 +120,7 @@ def test_an_initdb_that_was_broken_off_is_begun_again(directory: StateDir) -> No
     assert not made.data.with_name(f"{made.data.name}.part").exists()
 
 
+@pytest.mark.slow
 def test_data_moves_to_a_newer_version(directory: StateDir, monkeypatch: pytest.MonkeyPatch) -> None:
     only(monkeypatch, directory, 16)
     old = prepared(directory)

@@ -98,6 +98,7 @@ def test_it_ends_them_in_order(supervise: Any) -> None:
     assert not any(procs.alive(m) for m in marks)
 
 
+@pytest.mark.slow
 def test_what_exits_is_started_again_after_growing_pauses(supervise: Any, directory: StateDir) -> None:
     run = supervise({"name": "weak", "argv": shell("sleep 0.3; exit 7"), "ready": {"alive": 0.1}})
     begin = clock.monotonic()
