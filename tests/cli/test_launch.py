@@ -102,6 +102,7 @@ def test_several_get_the_next_free_numbers(paddock: Shell, cloud: Cloud) -> None
     made = json.loads(paddock.ok("launch", "tiny", "-n", "web", "--count", "3", "-o", "json"))
     assert [s["name"] for s in made] == ["web-1", "web-3", "web-4"]
     assert all(s["x_ready"]["ready"] for s in made)
+    assert paddock.ok("launch", "tiny", "-n", "db", "--count", "2", "-q", "--no-wait") == "db-1\ndb-2\n"
 
 
 def test_the_smallest_type_that_fits(paddock: Shell, cloud: Cloud) -> None:

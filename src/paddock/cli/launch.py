@@ -12,7 +12,7 @@ from paddock.base.errors import Invalid, NameTaken, PaddockError, Unavailable
 from paddock.cli import ask, follow, keys, lookup, names, progress, server
 from paddock.cli.client import Api, Json
 from paddock.cli.fail import report
-from paddock.cli.output import Format, Output, duration, show_json, stderr, stdout
+from paddock.cli.output import Format, Output, Quiet, duration, show_json, stderr, stdout
 from paddock.cli.session import api_of
 
 TRIES = 5  # names of our own making that may turn out to be taken
@@ -76,6 +76,7 @@ def launch(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when it is accepted.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait until ready.")] = READY,
     output: Output = Format.TABLE,
+    quiet: Quiet = False,
 ) -> None:
     """Create a server, start it and wait until you can log in.
 
@@ -105,11 +106,11 @@ def launch(
     key_ids = () if no_ssh_key else tuple(keys.chosen(api, ssh_key or []))
     orders = [replace(order, ssh_keys=key_ids) for order in orders]
     until = follow.Until.ENDED if no_start else follow.Until.READY
-    _make(api, orders, until, wait=not no_wait, timeout=timeout, output=output)
+    _make(api, orders, until, wait=not no_wait, timeout=timeout, output=output, quiet=quiet)
 
 
 def _make(
-    api: Api, orders: Sequence[Order], until: follow.Until, *, wait: bool, timeout: float, output: Format
+    api: Api, orders: Sequence[Order], until: follow.Until, *, wait: bool, timeout: float, output: Format, quiet: bool
 ) -> None:
     jobs: list[follow.Job] = []
     answers: list[Json] = []
@@ -132,7 +133,14 @@ def _make(
     except KeyboardInterrupt:
         _interrupted(jobs)
         raise typer.Exit(130) from None
-    _show(jobs, answers, wait=wait, output=output, several=len(orders) > 1 or orders[0].several)
+    _report(jobs)
+    if quiet:
+        print("\n".join(job.label for job in jobs))
+    elif output is Format.JSON:
+        _show_json(jobs, answers, several=len(orders) > 1 or orders[0].several)
+    else:
+        for job, answer in zip(jobs, answers, strict=True):
+            _tell(job, answer, wait)
     if failed or any(job.problem for job in jobs):
         raise typer.Exit(1)
 
@@ -259,17 +267,17 @@ def _interrupted(jobs: Sequence[follow.Job]) -> None:
     console.print(f"delete:  paddock rm {listed}")
 
 
-def _show(jobs: Sequence[follow.Job], answers: Sequence[Json], *, wait: bool, output: Format, several: bool) -> None:
+def _report(jobs: Sequence[follow.Job]) -> None:
     for job in jobs:
         if job.problem:
             report(PaddockError(f"{job.label}: {job.problem}", hint=job.hint or _look_closer(job.label)))
-    if output is Format.JSON:
-        shown = [_with_password(job, answer) for job, answer in zip(jobs, answers, strict=True)]
-        if shown or several:
-            show_json(shown if several else shown[0])
-        return
-    for job, answer in zip(jobs, answers, strict=True):
-        _tell(job, answer, wait)
+
+
+def _show_json(jobs: Sequence[follow.Job], answers: Sequence[Json], *, several: bool) -> None:
+    """The servers; one alone is no list, unless a number was asked for."""
+    shown = [_with_password(job, answer) for job, answer in zip(jobs, answers, strict=True)]
+    if shown or several:
+        show_json(shown if several else shown[0])
 
 
 def _look_closer(name: str) -> str:

@@ -41,18 +41,18 @@ class LineView:
     def update(self, jobs: Sequence[Job]) -> None:
         """Print what was not printed before."""
         for job in jobs:
-            for n, step in enumerate(job.steps):
-                self._step(job, n, step)
+            for step in collapse(job.steps):
+                self._step(job, step)
             if job.building:
                 doing, percent = job.building
                 self._say(f"{job.label}: image: {doing}, {percent // 10 * 10} %")
             elif job.waiting_for:
                 self._say(f"{job.label}: waits for {job.waiting_for}")
 
-    def _step(self, job: Job, n: int, step: Json) -> None:
+    def _step(self, job: Job, step: Json) -> None:
         if step.get("outcome") not in ("done", "failed"):
             return
-        if (key := (job.label, str(n), str(step.get("name")))) not in self._seen:
+        if (key := (job.label, str(step.get("name")))) not in self._seen:
             self._seen.add(key)
             ending = "" if step["outcome"] == "done" else f" failed: {step.get('detail') or 'no reason given'}"
             stderr().print(f"{job.label}: {clean(step.get('name'))} {duration(step.get('seconds'))}{clean(ending)}")
