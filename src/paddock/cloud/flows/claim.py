@@ -27,6 +27,11 @@ def explain(server: Server) -> str:
     return placement.explain(verdicts(server)[1]) or "others were faster; try again"
 
 
+def only_down(server: Server) -> str:
+    """The names of the nodes that would fit if they were up; empty when there is none."""
+    return ", ".join(v.node for v in verdicts(server)[1] if v.down and len(v.reasons) == 1)
+
+
 def _ports_used() -> dict[str, int]:
     counted = Server.objects.filter(node__isnull=False).values_list("node__name").annotate(Count("id")).order_by()
     return {str(name): int(used) for name, used in counted}

@@ -130,6 +130,9 @@ def _attempt(flow: Flow[R], row: R) -> Next[R] | PaddockError:
     except Exception as e:
         log.exception("step %s of %s %d failed", row.step, flow.kind, row.pk)
         outcome = _backoff(row, e)
+    if isinstance(outcome, Then) and row.only_step == row.step:
+        row.set(only_step="")
+        return outcome if outcome.finishes else Then(flow.rest, finishes=True)
     if isinstance(outcome, Again) and row.overdue:
         return Unavailable(f"gave up after {_limit(flow, row):g} s in step {row.step}: {outcome.waiting_for}")
     return outcome
@@ -209,6 +212,7 @@ def _park(flow: Flow[R], row: R, seconds: float, waiting_for: str, spent: float)
 def _fail(flow: Flow[R], row: R, error: PaddockError, spent: float) -> None:
     log.warning("step %s of %s %d failed: %s", row.step, flow.kind, row.pk, error)
     _close(row, "error", error)
+    row.set(only_step="")
     outcome = flow.failed(row, error)
     if not isinstance(outcome, Then):
         raise TypeError(f"BUG: {flow.kind}.failed() must say which step comes next")

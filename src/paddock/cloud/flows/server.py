@@ -36,10 +36,12 @@ class ServerFlow(Flow[Server]):
 
     # Birth
 
-    @step(by_hand=False)
+    @step(seconds=60, by_hand=False)
     def place(self, server: Server) -> Next[Server]:
-        """Choose a node, and claim room, a number and an SSH port on it."""
+        """Choose a node, and claim room, a number and an SSH port on it. A node that is only down may come back."""
         if server.node is None and not claim.claim(server):
+            if down := claim.only_down(server):
+                return Again(0.5, f"node {down} to answer")
             raise NoRoom(f"no node has room: {claim.explain(server)}")
         return Then(self.image)
 
@@ -162,6 +164,7 @@ class ServerFlow(Flow[Server]):
 
     def _first_step(self, server: Server, action: Action) -> "Callable[[Server], Next[Server]]":
         if action.command == "run_step":
+            server.set(only_step=action.argument)
             chosen: Callable[[Server], Next[Server]] = getattr(self, action.argument)
             return chosen
         if action.command in ("start_server", "create_server"):
@@ -177,7 +180,7 @@ class ServerFlow(Flow[Server]):
 
     # Power
 
-    @step(needs="running")
+    @step(needs="running", by_hand=False)
     def shutdown(self, server: Server) -> Next[Server]:
         """Ask the guest to shut down."""
         _host(server).machines.power(server.uuid, Power.SHUTDOWN, server.epoch)
@@ -194,21 +197,21 @@ class ServerFlow(Flow[Server]):
         _is_off(server, state.phase)
         return Then(self.rest, finishes=True)
 
-    @step(needs="running")
+    @step(needs="running", by_hand=False)
     def power_off(self, server: Server) -> Next[Server]:
         """Stop QEMU, like pulling the plug."""
         _host(server).machines.power(server.uuid, Power.OFF, server.epoch)
         _is_off(server, Phase.OFF)
         return Then(self.rest, finishes=True)
 
-    @step(needs="running")
+    @step(needs="running", by_hand=False)
     def reboot(self, server: Server) -> Next[Server]:
         """Ask the guest to reboot."""
         _host(server).machines.power(server.uuid, Power.REBOOT, server.epoch)
         server.set(ready_at=None, ready_by=[])
         return Then(self.watch, finishes=True)
 
-    @step(needs="running")
+    @step(needs="running", by_hand=False)
     def reset(self, server: Server) -> Next[Server]:
         """Press the reset button."""
         _host(server).machines.power(server.uuid, Power.RESET, server.epoch)

@@ -20,6 +20,7 @@ class Living(models.Model):
     waiting_for = models.TextField(default="", blank=True)
     problem = models.TextField(default="", blank=True)  # why its last action failed, or what is wrong with it
     action_id = models.BigIntegerField(null=True)  # the action that is being carried out
+    only_step = models.CharField(max_length=40, default="", blank=True)  # run this one by hand, and none that follows
     wait_event = models.BigIntegerField(null=True)  # the timeline's event of the wait that goes on
     correlation_id = models.CharField(max_length=32, default="")  # of the request that the action came from
 
