@@ -61,7 +61,7 @@ class Guest:
     def _ended(self) -> bool:
         return self._process is not None and self._process.poll() is not None
 
-    def ssh(self, command: str, *, timeout: float = 30) -> Completed:
+    def ssh(self, command: str, *, timeout: float = 150) -> Completed:
         options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "ConnectTimeout=20"]
         words = [w for o in options for w in ("-o", o)]
         argv: list[str | Path] = [
@@ -84,7 +84,7 @@ class Guest:
                     raise
                 sleep(0.5)
 
-    def ask_agent(self, command: str, timeout: float = 60) -> object:
+    def ask_agent(self, command: str, timeout: float = 150) -> object:
         """One question to the guest agent, asked again until it answers."""
         end = monotonic() + timeout
         while monotonic() < end:
@@ -218,7 +218,7 @@ def test_nobody_gets_into_tiny_without_the_key(tiny: Guest) -> None:
 
 def test_debian_boots_by_its_own_grub_to_the_end_of_cloud_init(debian: Guest) -> None:
     debian.wait_for("Linux version", timeout=120)
-    debian.wait_for("finished at", timeout=400)
+    debian.wait_for("finished at", timeout=600)
     said = debian.ssh("cloud-init status; cat /etc/hostname; ls /root/ran; df -k / | tail -n 1; cat /etc/fstab").stdout
     assert "status: done" in said
     assert "alpha" in said
@@ -229,4 +229,4 @@ def test_debian_boots_by_its_own_grub_to_the_end_of_cloud_init(debian: Guest) ->
     assert "cap_net_raw" in debian.ssh("/sbin/getcap /bin/ping").stdout
     assert debian.ssh("systemctl --failed --plain --no-legend").stdout.strip() == ""
     debian.press_power_button()
-    debian.wait_off(timeout=120)
+    debian.wait_off(timeout=240)
