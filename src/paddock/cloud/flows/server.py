@@ -99,7 +99,7 @@ class ServerFlow(Flow[Server]):
             claim.take_next_port(server)
             return Then(self.cloud_init)
         server.set(
-            status=Status.RUNNING,
+            status=Status.PAUSED if server.start_paused else Status.RUNNING,
             problem="",
             started_at=Now(),
             ready_at=None,
@@ -128,7 +128,9 @@ class ServerFlow(Flow[Server]):
 
     @step(by_hand=False)
     def rest(self, server: Server) -> Next[Server]:
-        """Look at the wishes, and at what the node says."""
+        """Look at the wishes, and at what the node says. What was asked for has been done when it comes here."""
+        if server.action_id is not None:
+            return Then(self.rest, finishes=True)
         if wish := self.wish(server):
             return wish
         if server.node and server.observed and not _agree(server):
@@ -259,7 +261,7 @@ class ServerFlow(Flow[Server]):
 
     def failed(self, server: Server, error: PaddockError) -> Next[Server]:
         """The server stays as far as it got; it can be deleted, started, or have the step run again."""
-        server.set(problem=str(error))
+        server.set(problem=error.message)
         if server.step in ("destroy", "forget"):
             server.set(delete_requested=False, status=Status.UNKNOWN)
         elif server.step not in ("await_off", "watch", "reboot", "reset", "shutdown", "power_off"):
@@ -301,8 +303,8 @@ def _status(state: MachineState) -> Status:
 
 def _agree(server: Server) -> bool:
     """Whether what the node last said is what the row says."""
-    up = server.observed in (Phase.RUNNING, Phase.PAUSED)
-    return up == (server.status in (Status.RUNNING, Status.PAUSED))
+    up = (Status.RUNNING, Status.PAUSED)
+    return server.status == server.observed if server.observed in up else server.status not in up
 
 
 def _overtaken(server: Server) -> bool:
