@@ -22,8 +22,9 @@ def _schema() -> None:
 
 
 @pytest.fixture(scope="session")
-def agent() -> Iterator[AgentProcess]:
-    process = AgentProcess()
+def agent(request: pytest.FixtureRequest) -> Iterator[AgentProcess]:
+    """The node's agent: of the fake, unless a test is parametrized by another driver."""
+    process = AgentProcess(getattr(request, "param", "fake"))
     process.start()
     yield process
     process.close()
@@ -31,7 +32,7 @@ def agent() -> Iterator[AgentProcess]:
 
 @pytest.fixture
 def cloud(agent: AgentProcess) -> Iterator[Cloud]:
-    """A cloud of one fake node with room for everything, and a ready image."""
+    """A cloud of one node with room for everything, and a ready image."""
     cloud = Cloud(agent)
     cloud.reset()
     yield cloud

@@ -1,8 +1,13 @@
-"""A cloud in the test's own process: real rows, real engine, a real agent; only the queue is turned by hand."""
+"""A cloud in the test's own process: real rows, real engine, a real agent; only the queue is turned by hand.
+
+Its node's hypervisor is the fake, or QEMU: then nobody waits for guests to boot, only for what was asked for.
+"""
 
 import hashlib
 import os
 import signal
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -11,6 +16,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from paddock.base import clock
+from paddock.base.run import run
 from paddock.cloud.flows import engine, image, node, server  # noqa: F401  # registers the flows
 from paddock.cloud.flows.engine import Flow, advance
 from paddock.cloud.flows.steps import Gone
@@ -18,9 +24,12 @@ from paddock.cloud.models import Action, Event, Image, ImageCopy, Living, Node, 
 from paddock.cloud.nodes import hypervisor
 from paddock.hypervisor.base import Hypervisor
 from paddock.images.store import ImageStore
-from paddock.machine.image import Role
+from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import GIB
+from paddock.service import procs
 from tests.agent.process import AgentProcess
+from tests.support_images import built_image
+from tests.support_ports import free_ports
 
 PATIENCE = 20.0  # seconds until a flow must have come to rest
 
@@ -30,6 +39,8 @@ class Cloud:
 
     def __init__(self, agent: AgentProcess) -> None:
         self.agent = agent
+        self.real = agent.driver == "qemu"
+        self.ports = free_ports(100) if self.real else range(2200, 2300)
 
     def reset(self) -> None:
         """Back to one node, one image, nothing else: rows here, machines there."""
@@ -41,13 +52,13 @@ class Cloud:
         Node.objects.exclude(name="n1").delete()
         Node.objects.filter(name="n1").update(
             url=self.agent.url, state="up", problem="", cpus=1000, memory_mib=10**7, disk_gib=10**6, claimed_cpus=0,
-            claimed_memory_mib=0, claimed_disk_gib=0, last_number=0, ssh_ports=100, first_ssh_port=2200,
+            claimed_memory_mib=0, claimed_disk_gib=0, last_number=0, ssh_ports=100, first_ssh_port=self.ports.start,
             cpu_overcommit=1.0, memory_overcommit=1.0,
             facts={"accelerator": "tcg"}, settings={"cpus": 1000, "memory_mib": 10**7, "disk_gib": 10**6},
         )  # fmt: skip
         with connection.cursor() as cursor:
             cursor.execute("DELETE FROM procrastinate_jobs")
-        make_image_ready()
+        make_image_ready(real=self.real)
 
     @property
     def node(self) -> Node:
@@ -83,7 +94,7 @@ class Cloud:
     def settle(self) -> None:
         """Do all that is due, and what becomes due, until everything rests."""
         end = clock.monotonic() + PATIENCE
-        while waiting := list(_unfinished()):
+        while waiting := [(f, r) for f, r in _unfinished() if not (self.real and _only_boots(r))]:
             assert clock.monotonic() < end, f"did not come to rest: {[(r.step, r.waiting_for) for _, r in waiting]}"
             due = [(flow, row) for flow, row in waiting if _is_due(row)]
             for flow, row in due:
@@ -91,10 +102,20 @@ class Cloud:
             if not due:
                 clock.sleep(0.05)
 
+    def boot(self, row: Server) -> None:
+        """Wait until a real guest listens to what it is asked; the fake's always does."""
+        end = clock.monotonic() + 120
+        while self.real and not self.host().machines.readiness(row.uuid).ready:
+            assert clock.monotonic() < end, self.host().machines.readiness(row.uuid)
+            clock.sleep(0.1)
+
     def nothing_left(self) -> None:
-        """No server anywhere: no row, no machine, no claim, no port."""
+        """No server anywhere: no row, no machine, no claim, no port; and no directory and process where it is real."""
         assert not Server.objects.exists()
         assert self.node_says() == ()
+        if self.real:
+            assert list((self.agent.state_dir / "machines").iterdir()) == []
+            assert qemus(self.agent.state_dir) == []
         n = self.node
         assert (n.claimed_cpus, n.claimed_memory_mib, n.claimed_disk_gib) == (0, 0, 0)
         assert not Action.objects.filter(status="running").exists()
@@ -104,23 +125,44 @@ def _unfinished() -> list[tuple[Flow[Living], Living]]:
     return [(f, r) for f in Flow.registry.values() for r in f.model._default_manager.filter(next_at__isnull=False)]
 
 
+def _only_boots(row: Living) -> bool:
+    """Whether nothing is asked of a server any more, and only its guest's readiness is waited for."""
+    asked = Action.objects.filter(kind="server", row_id=row.pk, status="running").exists()
+    return isinstance(row, Server) and row.step == "watch" and not asked and not row.delete_requested
+
+
+def qemus(place: Path) -> list[int]:
+    """The QEMUs that run in this directory."""
+    return [p for p in procs.pids() if str(procs.cwd(p)).startswith(f"{place}/") and "-qmp" in " ".join(procs.argv(p))]
+
+
 def _is_due(row: Living) -> bool:
     return type(row)._default_manager.filter(Q(next_at__lte=Now()), pk=row.pk).exists()
 
 
-def make_image_ready(name: str = "tiny") -> Image:
-    """Give the catalogue's image a content that the fake accepts."""
+def make_image_ready(name: str = "tiny", *, real: bool = False) -> Image:
+    """Give the catalogue's image a content: one that boots, or one that only the fake accepts."""
     row = Image.objects.get(project=None, name=name)
-    if row.state == "ready" and settings.STATE.images.joinpath(row.sha256).is_dir():
-        return row
-    work = settings.STATE.uploads / "content"
-    work.write_bytes(hashlib.sha256(name.encode()).digest() * 64)
-    manifest = ImageStore(settings.STATE.images).publish({Role.DISK: work}, name=name, disk_size=GIB)
+    manifest = _real_image(name) if real else _fake_image(name)
     Image.objects.filter(pk=row.pk).update(
         state="ready", sha256=manifest.sha256, manifest=manifest.model_dump(mode="json"), next_at=None, step="rest"
     )
     row.refresh_from_db()
     return row
+
+
+@cache
+def _fake_image(name: str) -> ImageManifest:
+    work = settings.STATE.uploads / "content"
+    work.write_bytes(hashlib.sha256(name.encode()).digest() * 64)
+    return ImageStore(settings.STATE.images).publish({Role.DISK: work}, name=name, disk_size=GIB)
+
+
+@cache
+def _real_image(name: str) -> ImageManifest:
+    built = built_image(name)
+    run(["cp", "-a", "--reflink=auto", built.directory, settings.STATE.images / built.manifest.sha256])
+    return built.manifest
 
 
 def in_worker_that_dies(flow: Flow[Any], row_id: int, step: str, moment: str) -> bool:

@@ -8,6 +8,7 @@ from django.db import IntegrityError, connection, transaction
 from paddock.base.errors import NameTaken, NoRoom
 from paddock.cloud import placement
 from paddock.cloud.flows import server
+from paddock.cloud.flows.engine import Flow, advance
 from paddock.cloud.models import Action, Node, Server
 from paddock.cloud.placement import Demand, choose, explain, judge
 from tests.cloud.harness import Cloud
@@ -121,6 +122,9 @@ def test_waits_for_a_node_that_is_down(cloud: Cloud) -> None:
     """A node that is only down for the moment is no reason to refuse."""
     Node.objects.update(state="down", problem="restarting")
     row = cloud.new_server()
+    advance(Flow.registry["server"], row.pk)
+    row.refresh_from_db()
+    assert (row.step, row.waiting_for) == ("place", "node n1 to answer")
     Node.objects.update(state="up")
     cloud.settle()
     row.refresh_from_db()

@@ -1,12 +1,19 @@
-"""Every step three ways: its worker is killed, it runs twice, delete arrives right after it."""
+"""Every step four ways, on the fake and on QEMU: its worker is killed, its node's agent is killed, it runs twice,
+delete arrives right after it."""
+
+import signal
+import threading
+from collections.abc import Callable
 
 import pytest
 from django.db.models import F
 from django.db.models.functions import Now
 
+from paddock.base import clock
 from paddock.cloud.flows import engine, server
 from paddock.cloud.flows.engine import Flow, advance
 from paddock.cloud.models import Action, Event, Server
+from tests.agent.process import AgentProcess
 from tests.cloud.harness import Cloud, in_worker_that_dies
 
 FLOW = Flow.registry["server"]
@@ -21,6 +28,17 @@ LIVES = {
 }
 POINTS = [(command, step) for command, steps in LIVES.items() for step in steps]
 ENDS = {"stop_server": "off", "shutdown_server": "off"}
+BOOTED = ("shutdown_server", "reboot_server")  # a guest that boots does not hear these
+EFFECTS = [
+    ("create_server", "clone"),
+    ("create_server", "start"),
+    ("stop_server", "power_off"),
+    ("delete_server", "destroy"),
+]
+
+on_both = pytest.mark.parametrize(
+    "agent", ["fake", pytest.param("qemu", marks=[pytest.mark.guest, pytest.mark.slow])], indirect=True
+)
 
 
 def begin(cloud: Cloud, command: str) -> Server:
@@ -31,6 +49,8 @@ def begin(cloud: Cloud, command: str) -> Server:
     if command == "start_server":
         server.ask(row, "stop_server")
         cloud.settle()
+    if command in BOOTED:
+        cloud.boot(row)
     if command == "delete_server":
         server.delete(row)
     else:
@@ -52,6 +72,7 @@ def ended_as_asked(cloud: Cloud, row: Server, command: str) -> None:
     return cloud.nothing_left()
 
 
+@on_both
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize(("command", "step"), POINTS)
 def test_worker_killed(cloud: Cloud, command: str, step: str, moment: str) -> None:
@@ -61,6 +82,7 @@ def test_worker_killed(cloud: Cloud, command: str, step: str, moment: str) -> No
     ended_as_asked(cloud, row, command)
 
 
+@on_both
 @pytest.mark.parametrize(("command", "step"), POINTS)
 def test_step_runs_twice(cloud: Cloud, command: str, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = begin(cloud, command)
@@ -81,6 +103,7 @@ def test_step_runs_twice(cloud: Cloud, command: str, step: str, monkeypatch: pyt
     ended_as_asked(cloud, row, command)
 
 
+@on_both
 @pytest.mark.parametrize(("command", "step"), [p for p in POINTS if p[0] != "delete_server"])
 def test_delete_arrives(cloud: Cloud, command: str, step: str) -> None:
     row = begin(cloud, command)
@@ -90,6 +113,63 @@ def test_delete_arrives(cloud: Cloud, command: str, step: str) -> None:
     cloud.nothing_left()
     assert Action.objects.get(row_id=row.pk, command="delete_server").status == "success"
     assert Action.objects.filter(row_id=row.pk, command=command).latest("id").status in ("success", "error")
+
+
+class AgentKiller:
+    """Kills the node's agent once, at a moment of a step, and has it started again a little later."""
+
+    def __init__(self, agent: AgentProcess, step: str, moment: str) -> None:
+        self.agent, self.step, self.moment = agent, step, moment
+        self.starter: threading.Thread | None = None
+
+    def around(self, attempt: Callable[..., object]) -> Callable[..., object]:
+        """The engine's attempt of a step, with the killing."""
+
+        def attempted(flow: Flow, row: Server) -> object:  # type: ignore[type-arg]
+            if self.starter or row.step != self.step:
+                return attempt(flow, row)
+            if self.moment == "before":
+                self.kill()
+            if self.moment.startswith("after"):
+                killer = threading.Timer(float(self.moment.split()[1]) / 1000, self.kill)
+                killer.start()
+                outcome = attempt(flow, row)
+                killer.join()
+                return outcome
+            outcome = attempt(flow, row)
+            if self.moment == "at its end":
+                self.kill()
+            return outcome
+
+        return attempted
+
+    def kill(self) -> None:
+        self.agent.stop(signal.SIGKILL)
+        self.starter = threading.Thread(target=self._start_again)
+        self.starter.start()
+
+    def _start_again(self) -> None:
+        clock.sleep(0.2)
+        self.agent.start()
+
+
+@on_both
+@pytest.mark.parametrize(
+    ("command", "step", "moment"),
+    [(*point, moment) for point in POINTS for moment in ("before", "at its end")]
+    + [(*point, f"after {ms} ms") for point in EFFECTS for ms in (3, 15, 60)],
+)
+def test_agent_killed(
+    cloud: Cloud, agent: AgentProcess, command: str, step: str, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = begin(cloud, command)
+    killer = AgentKiller(agent, step, moment)
+    monkeypatch.setattr(engine, "_attempt", killer.around(engine._attempt))
+    cloud.settle()
+    assert killer.starter, "the flow never came to this step"
+    killer.starter.join()
+    monkeypatch.undo()
+    ended_as_asked(cloud, row, command)
 
 
 def test_every_step_is_on_some_way() -> None:
@@ -112,7 +192,8 @@ def test_paused_worker_is_refused(cloud: Cloud) -> None:
 def test_wake_during_a_step_is_not_lost(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody asks while the last step runs: the worker sees it before it lets go."""
     row = cloud.running_server()
-    rest, asked = server.ServerFlow.rest, []
+    rest = server.ServerFlow.rest
+    asked: list[Action] = []
 
     def slow_rest(self: server.ServerFlow, server_row: Server) -> object:
         outcome = rest(self, server_row)
