@@ -58,7 +58,10 @@ def up(
         failure = _follow(follower, directory, detach)
     follower.close()
     if failure:
-        raise Failed(failure.text, hint=failure.hint)
+        said, _, log = failure.text.partition("\n")
+        for line in log.splitlines():
+            stderr().print(Text(f"  {clean(line)}", "dim"))
+        raise Failed(said.removesuffix("; it said:"), hint=failure.hint)
 
 
 def down(state_dir: Where = None) -> None:

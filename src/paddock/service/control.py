@@ -151,7 +151,7 @@ def _shown(row: dict[str, Any], supervised: bool) -> dict[str, Any]:
         "state": state_now,
         "pid": row["pid"] if alive else None,
         "since": row["since"] if alive else None,
-        "memory_kib": procs.memory(row["pid"]) if alive else 0,
+        "memory_kib": procs.memory(row["pid"], children=row["name"] == "postgres") if alive else 0,
         "restarts": row["restarts"],
         "why": row["why"],
         "log": row["log"],
