@@ -19,32 +19,29 @@ from paddock.api.streams import app as streams
 from paddock.base.ids import new_correlation_id
 from paddock.base.log import correlation_id
 
-STREAMED = re.compile(r"/x/v1/(servers/\d+/(exec|console)|images/\d+/content)")
-UPLOAD = re.compile(r"/x/v1/images/\d+/content")
+CONSOLE = re.compile(r"/x/v1/servers/\d{1,16}/console")
+EXEC = re.compile(r"/x/v1/servers/\d{1,16}/exec")
+UPLOAD = re.compile(r"/x/v1/images/\d{1,16}/content")
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """One process, two kinds of requests."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
-        return
+        return await _lifespan(receive, send)
     path = one_slash(scope["path"])
-    if scope["type"] == "websocket" or STREAMED.fullmatch(path):
-        await _streamed({**scope, "path": path}, receive, send)
-    elif (body := await _body(receive)) is None:
-        await _with_id(answer(too_large()), scope, receive, send)
-    else:
-        await django_app(scope, _once(body, receive), send)
-
-
-async def _streamed(scope: Scope, receive: Receive, send: Send) -> None:
-    """Only an upload may be as long as it likes."""
-    if scope["type"] == "websocket" or UPLOAD.fullmatch(scope["path"]):
-        await _with_id(streams, scope, receive, send)
-    elif (body := await _body(receive)) is None:
-        await _with_id(answer(too_large()), scope, receive, send)
-    else:
-        await _with_id(streams, scope, _once(body, receive), send)
+    streamed = {**scope, "path": path}
+    if scope["type"] == "websocket":
+        if CONSOLE.fullmatch(path):
+            return await _with_id(streams, streamed, receive, send)
+        return await send({"type": "websocket.close", "code": 4404, "reason": "api route not found"})
+    if UPLOAD.fullmatch(path):  # only an upload may be as long as it likes
+        return await _with_id(streams, streamed, receive, send)
+    body = await _body(receive)
+    if body is None:
+        return await _with_id(answer(too_large()), scope, receive, send)
+    if EXEC.fullmatch(path):
+        return await _with_id(streams, streamed, _once(body, receive), send)
+    return await django_app(scope, _once(body, receive), send)
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -11,8 +11,8 @@ _PREFIX = r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?"
 _KEY = re.compile(_PREFIX + _WORD)
 _VALUE = re.compile(f"(?:{_WORD})?")
 _TERM = re.compile(
-    rf"\s*(?:(?P<absent>!)\s*)?(?P<key>{_PREFIX}{_WORD})\s*"
-    rf"(?:(?P<op>==|=|!=)\s*(?P<value>(?:{_WORD})?)|\s(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?\s*"
+    rf"\s*(?:(?P<absent>!)\s*)?(?P<key>{_PREFIX}{_WORD})"
+    rf"(?:\s*(?P<op>==|=|!=)\s*(?P<value>(?:{_WORD})?)|\s+(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?\s*"
 )
 
 

@@ -38,9 +38,10 @@ class Envelope:
         if length.isdecimal() and (len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY):
             return reply(too_large())
         request.path_info = one_slash(request.path_info)
-        if request.method == "HEAD":
-            request.method = "GET"
+        asked = request.method
+        request.method = "GET" if asked == "HEAD" else asked
         response = self.get_response(request)
+        request.method = asked
         if request.method == "OPTIONS" and response.status_code == 405:
             return HttpResponse(status=204, headers={"Allow": response["Allow"]})
         return response

@@ -15,14 +15,13 @@ from django.conf import settings
 from django.db import connections, transaction
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from paddock.api.auth import check_token, secret_of
-from paddock.api.errors import ApiError, from_pydantic, invalid, known, missing, no_route, not_allowed
+from paddock.api.errors import ApiError, from_pydantic, invalid, known, missing, not_allowed
 from paddock.api.v1 import actions, images
 from paddock.base.errors import Conflict
 from paddock.base.log import correlation_id
@@ -111,8 +110,13 @@ async def _pump(socket: WebSocket, stream: ByteStream) -> None:
     async def to_guest() -> None:
         try:
             while True:
-                await stream.send(await socket.receive_bytes())
-        except (WebSocketDisconnect, anyio.BrokenResourceError, anyio.ClosedResourceError, KeyError):
+                message = await socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    break
+                await stream.send(message.get("bytes") or (message.get("text") or "").encode())
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+        finally:
             group.cancel_scope.cancel()
 
     async def to_person() -> None:
@@ -228,12 +232,10 @@ async def _in_thread(function: Callable[..., T], *args: Any) -> T:
     return await anyio.to_thread.run_sync(run)
 
 
-async def _unknown(request: Request, error: Exception) -> Response:
-    """Starlette's own errors, in our shape."""
-    if isinstance(error, HTTPException) and error.status_code == 405:
-        said = not_allowed(request.method)
-        return JSONResponse(said.body, said.status, error.headers)
-    return answer(no_route())
+async def _not_allowed(request: Request, error: Exception) -> Response:
+    """Starlette's own error of a wrong method, in our shape."""
+    said = not_allowed(request.method)
+    return JSONResponse(said.body, said.status, getattr(error, "headers", None))
 
 
 app = Starlette(
@@ -242,5 +244,5 @@ app = Starlette(
         Route("/x/v1/images/{id:int}/content", upload, methods=["PUT"]),
         WebSocketRoute("/x/v1/servers/{id:int}/console", console),
     ],
-    exception_handlers={404: _unknown, 405: _unknown},
+    exception_handlers={405: _not_allowed},
 )

@@ -8,6 +8,7 @@ from paddock.api.errors import invalid, missing
 from paddock.api.paging import get
 from paddock.api.v1 import actions
 from paddock.api.v1.common import Body, Reply
+from paddock.base.errors import Conflict
 from paddock.cloud.flows import server as flow
 from paddock.cloud.flows.steps import StepInfo
 from paddock.cloud.models import Server
@@ -58,8 +59,8 @@ def run_step(request: HttpRequest, id: int, name: str, body: RunStep) -> Status[
 def _check(server: Server, info: StepInfo, body: RunStep) -> None:
     up = server.status in ("running", "paused")
     if info.needs == "stopped" and up:
-        raise invalid("name", f"step {info.name} needs the server to be stopped")
+        raise Conflict(f"step {info.name} needs the server to be stopped", hint="`paddock stop` does that")
     if info.needs == "running" and not up:
-        raise invalid("name", f"step {info.name} needs the server to run")
+        raise Conflict(f"step {info.name} needs the server to run", hint="`paddock start` does that")
     if info.destroys and body.confirm != server.name:
         raise invalid("confirm", f"step {info.name} destroys: type the server's name")

@@ -1,0 +1,130 @@
+"""Lists: pages, order and filters; the number of queries, and how long one takes."""
+
+import statistics
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from paddock.base import clock
+from paddock.cloud.models import Image, Node, Server, ServerType
+from tests.agent.process import AgentProcess
+from tests.api.caller import Caller
+from tests.cloud.harness import Cloud
+
+MANY = 10_000
+MOST_QUERIES = 6  # token, count, page, images, nodes, server types
+ENOUGH_SECONDS = 0.1  # 25 ms where nothing else runs: `make bench` holds it to that; tests share their machine
+
+
+def servers(cloud: Cloud, count: int) -> None:
+    plan, image = ServerType.objects.get(name="nano"), Image.objects.get(project=None, name="tiny")
+    made = [
+        Server(
+            project=cloud.project(), name=f"s{n:05}", server_type=plan, image=image, node=cloud.node, number=n,
+            ssh_port=2200 + n, cores=1, memory_mib=128, disk_gib=2, status="running" if n % 2 else "off", step="rest",
+            next_at=None, group="odd" if n % 2 else "", labels={"parity": "odd"} if n % 2 else {"env": f"e{n % 3}"},
+        )
+        for n in range(count)
+    ]  # fmt: skip
+    Server.objects.bulk_create(made)
+
+
+def multiply(count: int) -> None:
+    """As many more servers like the last one: by SQL, since ten thousand objects take their time."""
+    own = {"id": "nextval('cloud_server_id_seq')", "uuid": "gen_random_uuid()", "name": "'m' || n",
+           "number": "10000 + n", "ssh_port": "10000 + n"}  # fmt: skip
+    columns = [str(field.column) for field in Server._meta.concrete_fields]
+    source = ", ".join(own.get(c, f'"{c}"') for c in columns)
+    into = ", ".join(f'"{c}"' for c in columns)
+    last = "(SELECT * FROM cloud_server ORDER BY id DESC LIMIT 1) AS last"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO cloud_server ({into}) SELECT {source} FROM {last}, generate_series(1, %s) AS n", [count]
+        )
+        cursor.execute("ANALYZE cloud_server")
+
+
+@pytest.fixture(scope="module")
+def ask(agent: AgentProcess) -> Iterator[Caller]:
+    """A project of twelve servers."""
+    cloud = Cloud(agent)
+    cloud.reset()
+    servers(cloud, 12)
+    yield Caller()
+    cloud.reset()
+
+
+def names(answer: dict[str, Any]) -> list[int]:
+    return [int(s["name"][1:]) for s in answer["servers"]]
+
+
+def test_pages(ask: Caller) -> None:
+    first = ask.ok("GET", "/v1/servers?per_page=5")
+    assert names(first) == [0, 1, 2, 3, 4]
+    assert first["meta"]["pagination"] == {
+        "page": 1, "per_page": 5, "previous_page": None, "next_page": 2, "last_page": 3, "total_entries": 12,
+    }  # fmt: skip
+    last = ask.ok("GET", "/v1/servers?per_page=5&page=3")
+    assert names(last) == [10, 11]
+    assert (last["meta"]["pagination"]["previous_page"], last["meta"]["pagination"]["next_page"]) == (2, None)
+    beyond = ask.ok("GET", "/v1/servers?page=9")
+    assert (beyond["servers"], beyond["meta"]["pagination"]["next_page"]) == ([], None)
+    assert ask.ok("GET", "/v1/servers?per_page=500")["meta"]["pagination"]["per_page"] == 50
+
+
+@pytest.mark.parametrize(("query", "found"), [
+    ("name=s00003", [3]), ("name=nobody", []), ("status=off&per_page=2", [0, 2]),
+    ("status=off&status=running&page=5", []), ("x_group=odd", [1, 3, 5, 7, 9, 11]),
+    ("sort=name:desc&per_page=2", [11, 10]), ("sort=id:asc&per_page=1", [0]),
+    ("label_selector=parity", [1, 3, 5, 7, 9, 11]), ("label_selector=!parity&per_page=2", [0, 2]),
+    ("label_selector=parity%3Dodd", [1, 3, 5, 7, 9, 11]), ("label_selector=env==e1", [4, 10]),
+    ("label_selector=env,env!=e1", [0, 2, 6, 8]), ("label_selector=env in (e0, e1)", [0, 4, 6, 10]),
+    ("label_selector=env notin (e0,e1),env", [2, 8]), ("label_selector=env=e1,parity", []), ("unknown=1&page=9", []),
+])  # fmt: skip
+def test_filters(query: str, found: list[int], ask: Caller) -> None:
+    assert names(ask.ok("GET", f"/v1/servers?{query}")) == found
+
+
+@pytest.mark.parametrize(("path", "count"), [
+    ("/v1/images?name=tiny&architecture=x86", 1), ("/v1/images?architecture=arm", 0), ("/v1/images?type=backup", 0),
+    ("/v1/images?type=system&type=snapshot&status=available&name=tiny", 1), ("/v1/images?bound_to=4", 0),
+    ("/v1/images?name=tiny&include_deprecated=true&label_selector=!a", 1), ("/v1/server_types?name=nano", 1),
+    ("/v1/server_types?label_selector=a", 5), ("/v1/locations?name=local", 1), ("/v1/locations?name=x", 0),
+    ("/v1/datacenters?name=local-dc1", 1), ("/v1/datacenters?name=x&page=2", 0), ("/v1/ssh_keys?fingerprint=0", 0),
+    ("/v1/actions?name=x&label_selector=a", 0),
+])  # fmt: skip
+def test_other_lists(path: str, count: int, ask: Caller) -> None:
+    answer = ask.ok("GET", path)
+    listed = answer[path.split("?")[0].rsplit("/", 1)[1]]
+    assert len(listed) == answer["meta"]["pagination"]["total_entries"] == count
+
+
+def test_datacenters_say_the_same_everywhere(ask: Caller) -> None:
+    listed = ask.ok("GET", "/v1/datacenters")["datacenters"][0]
+    assert len(listed["server_types"]["available"]) == ServerType.objects.count()
+    for server in ask.ok("GET", "/v1/servers")["servers"]:
+        assert server["datacenter"] == listed
+        assert server["location"] == listed["location"]
+
+
+def test_a_page_among_ten_thousand(cloud: Cloud) -> None:
+    ask = Caller()
+    servers(cloud, 60)
+    ask.ok("GET", "/v1/servers")  # notes the token's use
+    with CaptureQueriesContext(connection) as few:
+        ask.ok("GET", "/v1/servers?per_page=50")
+    Node.objects.create(name="n2", url="unix:///nowhere")
+    multiply(MANY)
+    with CaptureQueriesContext(connection) as many:
+        assert len(ask.ok("GET", "/v1/servers?per_page=50&page=100")["servers"]) == 50
+    assert len(few) == len(many) == MOST_QUERIES, [q["sql"][:100] for q in many.captured_queries]
+    assert statistics.median(_seconds(ask) for _ in range(15)) < ENOUGH_SECONDS
+
+
+def _seconds(ask: Caller) -> float:
+    start = clock.monotonic()
+    ask.ok("GET", "/v1/servers?per_page=50&page=100")
+    return clock.monotonic() - start

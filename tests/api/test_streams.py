@@ -1,0 +1,193 @@
+"""Streams over a real connection: commands in guests, consoles, uploads."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.conf import settings
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from paddock.base import clock
+from paddock.cloud.models import Action, Image, Server
+from tests.api.caller import Caller, fields
+from tests.api.live import LiveApi
+from tests.cloud.harness import Cloud
+
+
+class Stream:
+    """A caller over a real connection."""
+
+    def __init__(self, live: LiveApi, ask: Caller) -> None:
+        self.live, self.headers = live, {"Authorization": f"Bearer {ask.token}"}
+
+    def __call__(self, method: str, path: str, **how: Any) -> Any:
+        response = self.live.http.request(method, path, headers={**self.headers, **how.pop("headers", {})}, **how)
+        assert re.fullmatch("[0-9a-f]{16}", response.headers["X-Correlation-Id"])
+        return response
+
+    def refused(self, method: str, path: str, status: int, code: str, **how: Any) -> dict[str, Any]:
+        response = self(method, path, **how)
+        assert (response.status_code, response.json()["error"]["code"]) == (status, code), response.text
+        error: dict[str, Any] = response.json()["error"]
+        return error
+
+    def console(self, server: Server) -> ClientConnection:
+        path = f"{self.live.websocket}/x/v1/servers/{server.pk}/console"
+        return connect(path, additional_headers=self.headers, proxy=None)
+
+
+@pytest.fixture
+def stream(live: LiveApi, ask: Caller) -> Stream:
+    return Stream(live, ask)
+
+
+@pytest.fixture
+def image(ask: Caller) -> Iterator[Image]:
+    """One that waits for its content."""
+    made = ask.ok("POST", "/x/v1/images", {"name": "mine", "description": "of a test"})["image"]
+    yield Image.objects.get(pk=made["id"])
+    upload_of(made["id"]).unlink(missing_ok=True)
+
+
+def upload_of(id: int) -> Any:
+    return settings.STATE.uploads / f"image-{id}"
+
+
+def test_exec(stream: Stream, cloud: Cloud) -> None:
+    server = cloud.running_server()
+    answer = stream("POST", f"/x/v1/servers/{server.pk}/exec", json={"argv": ["echo", "hello"], "stdin": "in"})
+    assert answer.status_code == 200
+    assert set(answer.json()) == {"exit_code", "stdout", "stderr", "truncated"}
+
+
+@pytest.mark.parametrize(("body", "field"), [
+    ({}, "argv"), ({"argv": []}, "argv"), ({"argv": ["a\0b"]}, "argv.0"), ({"argv": ["a"], "timeout": 0}, "timeout"),
+    ({"argv": ["a"], "timeout": 601}, "timeout"), ({"argv": "ls"}, "argv"), ({"argv": ["a"], "stdin": 1}, "stdin"),
+    ([], "body"),
+])  # fmt: skip
+def test_exec_of_what_is_none(body: Any, field: str, stream: Stream, cloud: Cloud) -> None:
+    server = Server.objects.first() or cloud.running_server()
+    error = stream.refused("POST", f"/x/v1/servers/{server.pk}/exec", 422, "invalid_input", json=body)
+    assert next(iter(fields(error))) == field
+
+
+def test_exec_where_nothing_answers(stream: Stream, cloud: Cloud) -> None:
+    server, path = cloud.new_server(), "/x/v1/servers/{}/exec"
+    stream.refused("POST", path.format(server.pk), 409, "conflict", json={"argv": ["true"]})  # no node yet
+    stream.refused("POST", path.format(server.pk), 413, "invalid_input", content=b"x" * (2**20 + 1))
+    stream.refused("POST", path.format("9" * 5000), 404, "not_found", json={"argv": ["true"]})
+    stream.refused("GET", path.format(server.pk), 405, "method_not_allowed")
+    stream.refused("GET", "/v1/anything/exec", 404, "not_found")
+    cloud.settle()
+
+
+def test_chunks_without_end_are_cut_off(stream: Stream) -> None:
+    """No length is said: what is too long is seen as it comes, and never written to the disk."""
+    for path in ("/v1/servers", "/x/v1/servers/1/exec"):
+        stream.refused("POST", path, 413, "invalid_input", content=(b"x" * 65536 for _ in range(20)))
+
+
+def test_slashes_are_forgiven(stream: Stream, cloud: Cloud) -> None:
+    server = cloud.running_server()
+    answer = stream("POST", f"/x//v1//servers/{server.pk}/exec/", json={"argv": ["true"]})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("word", [b"hello\r", "hello\r"])
+def test_console(word: str | bytes, stream: Stream, cloud: Cloud) -> None:
+    server = cloud.running_server()
+    with stream.console(server) as socket:
+        assert socket.response
+        assert re.fullmatch("[0-9a-f]{16}", socket.response.headers["X-Correlation-Id"])
+        socket.send(word)
+        heard = b""
+        while b"hello" not in heard:
+            said = socket.recv(timeout=5)
+            heard += said if isinstance(said, bytes) else said.encode()
+
+
+def test_console_of_a_server_that_is_off(stream: Stream, cloud: Cloud, ask: Caller) -> None:
+    server = cloud.running_server()
+    ask.ok("POST", f"/v1/servers/{server.pk}/actions/poweroff")
+    cloud.settle()
+    with stream.console(server) as socket, pytest.raises(ConnectionClosed) as closed:
+        socket.recv(timeout=5)
+    assert closed.value.rcvd
+    assert closed.value.rcvd.code == 4409
+    assert closed.value.rcvd.reason
+
+
+def test_console_log(ask: Caller, cloud: Cloud) -> None:
+    server = cloud.running_server()
+    response = ask("GET", f"/x/v1/servers/{server.pk}/console_log?limit=100")
+    assert response.status_code == 200
+    assert response["Content-Type"].startswith("text/plain")
+    ask.refused("GET", f"/x/v1/servers/{server.pk}/console_log?limit=x", None, 422, "invalid_input")
+
+
+def test_upload(stream: Stream, image: Image) -> None:
+    content = b"a disk" * 100_000
+    answer = stream("PUT", f"/x/v1/images/{image.pk}/content", content=content)
+    assert answer.status_code == 202, answer.text
+    assert (answer.json()["image"]["x_state"], answer.json()["action"]["status"]) == ("building", "running")
+    assert upload_of(image.pk).read_bytes() == content
+    assert upload_of(image.pk).stat().st_mode & 0o777 == 0o600
+    stream.refused("PUT", f"/x/v1/images/{image.pk}/content", 409, "conflict", content=b"more")
+    assert upload_of(image.pk).read_bytes() == content
+
+
+def test_upload_with_another_checksum(stream: Stream, image: Image) -> None:
+    Image.objects.filter(pk=image.pk).update(expected_sha256=hashlib.sha256(b"one").hexdigest())
+    error = stream.refused("PUT", f"/x/v1/images/{image.pk}/content", 422, "invalid_input", content=b"other")
+    assert hashlib.sha256(b"other").hexdigest() in fields(error)["sha256"][0]
+    assert not upload_of(image.pk).exists()
+    assert stream("PUT", f"/x/v1/images/{image.pk}/content", content=b"one").status_code == 202
+
+
+def test_two_uploads_at_once(stream: Stream, live: LiveApi, image: Image) -> None:
+    def slowly() -> Iterator[bytes]:
+        yield b"first "
+        _until(lambda: upload_of(image.pk).exists() and _locked_out(stream, image))
+        yield b"wins"
+
+    assert stream("PUT", f"/x/v1/images/{image.pk}/content", content=slowly()).status_code == 202
+    assert upload_of(image.pk).read_bytes() == b"first wins"
+
+
+def _locked_out(stream: Stream, image: Image) -> bool:
+    response = Stream.__call__(stream, "PUT", f"/x/v1/images/{image.pk}/content", content=b"second")
+    return response.status_code == 409 and "somebody else" in response.text
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing(stream: Stream, image: Image) -> None:
+    def dies() -> Iterator[bytes]:
+        yield b"begins"
+        _until(upload_of(image.pk).exists)
+        raise OSError("the cable was pulled")
+
+    with pytest.raises(OSError, match="cable"):
+        stream("PUT", f"/x/v1/images/{image.pk}/content", content=dies())
+    _until(lambda: not upload_of(image.pk).exists())
+    assert not Action.objects.filter(kind="image", row_id=image.pk).exists()
+
+
+def test_an_image_that_is_deleted_while_it_comes(stream: Stream, image: Image) -> None:
+    def late() -> Iterator[bytes]:
+        yield b"begins"
+        _until(upload_of(image.pk).exists)
+        Image.objects.filter(pk=image.pk).delete()
+        yield b"ends"
+
+    stream.refused("PUT", f"/x/v1/images/{image.pk}/content", 404, "not_found", content=late())
+    assert not upload_of(image.pk).exists()
+    assert not Action.objects.filter(kind="image", row_id=image.pk).exists()
+
+
+def _until(true: Any) -> None:
+    end = clock.monotonic() + 10
+    while not true():
+        assert clock.monotonic() < end, "it did not come to that"
+        clock.sleep(0.02)
