@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import partial
 from typing import ClassVar, Generic, TypeVar, assert_never
 
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, connection
 from django.db.models import ExpressionWrapper, F, QuerySet, fields
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
@@ -22,8 +22,9 @@ from paddock.base import clock
 from paddock.base.errors import PaddockError, StaleEpoch, Unavailable
 from paddock.base.log import correlation_id
 from paddock.cloud.flows import locks
+from paddock.cloud.flows.outcome import Closed, Told, write
 from paddock.cloud.flows.steps import Again, Done, Gone, Next, R, StepInfo, Then
-from paddock.cloud.models import Action, Event, Living
+from paddock.cloud.models import Living
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Flow(Generic[R]):
 
     def failed(self, row: R, error: PaddockError) -> Next[R]:
         """What comes after a step failed for good. The action fails before, with that error."""
-        row.set(problem=str(error))
+        row.set(problem=error.message)
         return Then(self.rest)
 
     def rows(self) -> "QuerySet[Living]":
@@ -82,37 +83,40 @@ def register(flow: type[Flow[R]]) -> type[Flow[R]]:
     return flow
 
 
-def advance(flow: Flow[R], row_id: int) -> None:
-    """Move a row on until it must wait, unless another living worker has it."""
+def advance(flow: Flow[R], row_id: int, *, if_due: bool = False) -> float | None:
+    """Move a row on until it must wait, unless another living worker has it (or, with `if_due`, it need not move yet).
+
+    Returns the seconds after which to call again; None: not until somebody wakes it. Who forgets to call leaves it to
+    the sweep.
+    """
     with _locked(flow, row_id) as ours:
         if not ours:
-            return
+            return None
         try:
-            _drive(flow, _take(flow, row_id))
+            return _drive(flow, _take(flow, row_id, if_due))
         except (LeaseLost, StaleEpoch) as e:
             log.info("%s %d is somebody else's now: %s", flow.kind, row_id, e)
+            return None
 
 
-def _drive(flow: Flow[R], row: R) -> None:
+def _drive(flow: Flow[R], row: R) -> float | None:
     token = correlation_id.set(row.correlation_id or "-")
     began = clock.monotonic()
     try:
         while True:
             if (urgent := flow.divert(row)) is not None:
-                _persist(partial(_enter, flow, row, urgent.__name__, "note", 0.0, "interrupted"))
-                row = _fresh(flow, row)
+                row = _persist(partial(_enter, flow, row, urgent.__name__, "note", 0.0, "interrupted"))
             started = clock.monotonic()
             outcome = _attempt(flow, row)
             if isinstance(outcome, Gone):
-                return
-            waits = _persist(partial(_record, flow, row, outcome, clock.monotonic() - started))
-            if waits:
-                return
+                return None
+            moved = _persist(partial(_record, flow, row, outcome, clock.monotonic() - started))
+            if moved is None:
+                return outcome.seconds if isinstance(outcome, Again) else None
             # A call that got no answer may still arrive: what comes next must come under a higher epoch.
             if row.failures or clock.monotonic() - began > FAIR:
-                wake_later(row, flow.kind, 0)
-                return
-            row = _fresh(flow, row)
+                return 0.0
+            row = moved
     finally:
         correlation_id.reset(token)
 
@@ -147,116 +151,64 @@ def _limit(flow: Flow[R], row: R) -> float:
     return flow.steps()[row.step].seconds
 
 
-def _record(flow: Flow[R], row: R, outcome: Next[R] | PaddockError, spent: float) -> bool:
-    """Write a step's outcome, its event and its action in one transaction. True: the row waits now."""
-    with transaction.atomic():
-        match outcome:
-            case PaddockError():
-                _fail(flow, row, outcome, spent)
-                return False
-            case Then(step, finishes):
-                if finishes:
-                    _close(row, "success")
-                _enter(flow, row, step.__name__, "done", spent, row.waiting_for, ends_action=finishes)
-                return False
-            case Again(seconds, waiting_for):
-                return _park(flow, row, seconds, waiting_for, spent)
-            case Done():
-                return _write(row, {"next_at": None, "waiting_for": "", "failures": 0}, wakes=row.wakes)
-            case Gone():
-                return True
-            case other:
-                assert_never(other)
+def _record(flow: Flow[R], row: R, outcome: Next[R] | PaddockError, spent: float) -> R | None:
+    """Write a step's outcome, its event and its action, together. Returns the row to go on with; None: it waits."""
+    match outcome:
+        case PaddockError():
+            return _fail(flow, row, outcome, spent)
+        case Then(step, finishes):
+            closed = Closed("success") if finishes else None
+            return _enter(flow, row, step.__name__, "done", spent, row.waiting_for, closed)
+        case Again(seconds, waiting_for):
+            changes = {"next_at": from_now(seconds), "waiting_for": waiting_for}
+            return _rest(row, changes, Told(flow.kind, "again", spent, waiting_for))
+        case Done():
+            return _rest(row, {"next_at": None, "waiting_for": "", "failures": 0}, None)
+        case Gone():
+            return None
+        case other:
+            assert_never(other)
 
 
 def _enter(
-    flow: Flow[R], row: R, step: str, outcome: str, spent: float, detail: str, *, ends_action: bool = False
-) -> None:
+    flow: Flow[R], row: R, step: str, outcome: str, spent: float, detail: str, closed: Closed | None = None
+) -> R:
     """Begin a step: from here on it is what a new worker would run."""
-    seconds = flow.steps()[step].seconds
     changes = {
         "step": step,
         "step_since": Now(),
-        "deadline": from_now(seconds),
+        "deadline": from_now(flow.steps()[step].seconds),
         "next_at": Now(),
         "failures": 0,
         "waiting_for": "",
         "wait_event": None,
     }
-    if ends_action:
+    if closed:
         changes["action_id"] = None
-    left, waited = row.step, row.wait_event
-    _write(row, changes)
-    if waited is not None:
-        Event.objects.filter(id=waited).update(outcome=outcome, at=Now(), seconds=F("seconds") + spent, detail=detail)
-    elif left != "rest":
-        _event(flow, row, left, outcome, spent, detail)
+    told = Told(flow.kind, outcome, spent, detail) if row.step != "rest" or row.wait_event else None
+    return _kept(row, write(row, changes, told=told, closed=closed))
 
 
-def _park(flow: Flow[R], row: R, seconds: float, waiting_for: str, spent: float) -> bool:
-    """Wait, unless somebody woke the row while the step ran."""
-    event = row.wait_event
-    if event is None:
-        event = _event(flow, row, row.step, "again", spent, waiting_for)
-    else:
-        Event.objects.filter(id=event).update(
-            at=Now(), times=F("times") + 1, detail=waiting_for, seconds=F("seconds") + spent
-        )
-    changes = {"next_at": from_now(seconds), "waiting_for": waiting_for, "wait_event": event}
-    if not _write(row, changes, wakes=row.wakes):
-        return False
-    _defer(flow.kind, row.pk, seconds)
-    return True
+def _rest(row: R, changes: dict[str, object], told: Told | None) -> R | None:
+    """Wait, unless somebody woke the row while the step ran: then go on with it as it is now."""
+    if write(row, changes, wakes=row.wakes, told=told):
+        return None
+    return _kept(row, write(row, {"next_at": Now()}))
 
 
-def _fail(flow: Flow[R], row: R, error: PaddockError, spent: float) -> None:
+def _kept(old: R, row: R | None) -> R:
+    if row is None:
+        raise LeaseLost(f"epoch {old.epoch} is over")
+    return row
+
+
+def _fail(flow: Flow[R], row: R, error: PaddockError, spent: float) -> R:
     log.warning("step %s of %s %d failed: %s", row.step, flow.kind, row.pk, error)
-    _close(row, "error", error)
     row.set(only_step="")
     outcome = flow.failed(row, error)
     if not isinstance(outcome, Then):
         raise TypeError(f"BUG: {flow.kind}.failed() must say which step comes next")
-    _enter(flow, row, outcome.step.__name__, "failed", spent, str(error), ends_action=True)
-
-
-def _close(row: Living, status: str, error: PaddockError | None = None) -> None:
-    """End the action that is being carried out."""
-    if row.action_id is None:
-        return
-    changes: dict[str, object] = {"status": status, "finished": Now(), "progress": 100}
-    if error is not None:
-        changes |= {"error_code": error.code, "error_message": error.message, "error_hint": error.hint}
-    Action.objects.filter(id=row.action_id, status="running").update(**changes)
-
-
-def _event(flow: Flow[R], row: R, step: str, outcome: str, spent: float, detail: str) -> int:
-    event = Event(
-        kind=flow.kind,
-        row_id=row.pk,
-        action_id=row.action_id,
-        step=step,
-        outcome=outcome,
-        detail=detail,
-        seconds=spent,
-        started=row.step_since,
-        correlation_id=row.correlation_id,
-        epoch=row.epoch,
-    )
-    event.save(force_insert=True)
-    return int(event.pk)
-
-
-def _write(row: Living, changes: dict[str, object], wakes: int | None = None) -> bool:
-    """Write the columns if the row is still ours. False: somebody woke it meanwhile (only with `wakes`)."""
-    mine = type(row)._default_manager.filter(pk=row.pk, epoch=row.epoch)
-    if mine.filter(**({} if wakes is None else {"wakes": wakes})).update(**{**row.pending, **changes}):
-        row.pending.clear()
-        return True
-    if wakes is not None and mine.exists():
-        mine.update(**row.pending, next_at=Now())
-        row.pending.clear()
-        return False
-    raise LeaseLost(f"epoch {row.epoch} is over")
+    return _enter(flow, row, outcome.step.__name__, "failed", spent, str(error), Closed("error", error))
 
 
 def _persist(write: Callable[[], T]) -> T:
@@ -273,19 +225,12 @@ def _persist(write: Callable[[], T]) -> T:
             clock.sleep(1)
 
 
-def _take(flow: Flow[R], row_id: int) -> R:
+def _take(flow: Flow[R], row_id: int, if_due: bool = False) -> R:
     """Raise the row's epoch: from now on all older workers are refused."""
-    if not flow.model._default_manager.filter(pk=row_id).update(epoch=F("epoch") + 1):
-        raise LeaseLost("it is gone")
+    rows = flow.model._default_manager.filter(pk=row_id, **({"next_at__lte": Now()} if if_due else {}))
+    if not rows.update(epoch=F("epoch") + 1):
+        raise LeaseLost("it is gone, or has been done")
     return _read(flow, row_id)
-
-
-def _fresh(flow: Flow[R], row: R) -> R:
-    """The row as it is now, wishes included. Raises LeaseLost when it is no longer ours."""
-    fresh = _persist(lambda: _read(flow, row.pk))
-    if fresh.epoch != row.epoch:
-        raise LeaseLost(f"epoch {row.epoch} is over")
-    return fresh
 
 
 def _read(flow: Flow[R], row_id: int) -> R:
@@ -304,18 +249,12 @@ def from_now(seconds: float) -> "ExpressionWrapper[CombinedExpression]":
 def wake(row: Living, kind: str, *, urgent: bool = False) -> None:
     """Have the row looked at now: call it in the transaction that writes the wish."""
     type(row)._default_manager.filter(pk=row.pk).update(wakes=F("wakes") + 1, next_at=Now())
-    _defer(kind, row.pk, 0, urgent=urgent)
+    defer(kind, row.pk, urgent=urgent)
 
 
-def wake_later(row: Living, kind: str, seconds: float) -> None:
-    """Have the row looked at in some seconds."""
-    _defer(kind, row.pk, seconds)
-
-
-def _defer(kind: str, row_id: int, seconds: float, *, urgent: bool = False) -> None:
-    later = {"seconds": seconds} if seconds else None
-    task = app.configure_task("advance", queue="flows", priority=int(urgent), schedule_in=later)
-    task.defer(kind=kind, row_id=row_id)
+def defer(kind: str, row_id: int, *, urgent: bool = False) -> None:
+    """Put a wake-up into the queue."""
+    app.configure_task("advance", queue="flows", priority=int(urgent)).defer(kind=kind, row_id=row_id)
 
 
 @contextmanager

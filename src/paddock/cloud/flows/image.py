@@ -119,7 +119,7 @@ class ImageFlow(Flow[Image]):
 
     def failed(self, image: Image, error: PaddockError) -> Next[Image]:
         """Say why; asking for it again tries again."""
-        image.set(state="failed", problem=str(error), doing="", delete_requested=False)
+        image.set(state="failed", problem=error.message, doing="", delete_requested=False)
         return Then(self.rest)
 
 
