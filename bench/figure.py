@@ -39,7 +39,8 @@ def median(values: Sequence[float]) -> float:
 
 def spread(values: Sequence[float], unit: str = "ms") -> str:
     """How far single values were from each other."""
-    return f"{min(values):.0f}–{max(values):.0f} {unit}, n={len(values)}"
+    digits = 0 if unit == "ms" else 2
+    return f"{min(values):.{digits}f}–{max(values):.{digits}f} {unit}, n={len(values)}"
 
 
 def moment(text: str) -> float:

@@ -132,7 +132,7 @@ class Guests:
             raw.append(self._raw_many(threads))
         yield Figure(
             f"{MANY} servers started paused, {how}", median(seconds), "s", median(raw), limit,
-            note=f"ours {min(seconds):.2f}–{max(seconds):.2f} s; raw {min(raw):.2f}–{max(raw):.2f} s, {threads} at a time",
+            note=f"ours {spread(seconds, 's')}; raw {spread(raw, 's')}, {threads} at a time",
         )  # fmt: skip
         yield Figure(f"our CPU per create, {how}", median(cpu), "ms", limit=40, note=spread(cpu))
         if memory:

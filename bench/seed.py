@@ -1,3 +1,4 @@
+# ruff: noqa: E402  (Django must be set up first)
 """`python -m bench.seed`: puts things into a stack's database that would take too long to make through its API.
 
 Run in a process of its own, with the stack's environment, since Django reads its settings once.

@@ -192,10 +192,10 @@ def _die_at(step: str, moment: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return outcome
 
-    def die_after(flow: Any, row: Any, outcome: Any, spent: float) -> bool:
-        here, waits = row.step, record(flow, row, outcome, spent)
+    def die_after(flow: Any, row: Any, outcome: Any, spent: float) -> Any:
+        here, moved = row.step, record(flow, row, outcome, spent)
         if here == step:
             os.kill(os.getpid(), signal.SIGKILL)
-        return waits
+        return moved
 
     engine._attempt, engine._record = die_before, die_after

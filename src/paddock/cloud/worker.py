@@ -26,6 +26,8 @@ from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 
 from paddock.base import clock, log
+from paddock.cloud.flows import tasks
+from paddock.cloud.flows.alarms import Alarms
 from paddock.cloud.flows.engine import Flow, from_now
 from paddock.cloud.flows.node import watch_all
 from paddock.cloud.models import Living, Worker
@@ -35,7 +37,7 @@ logger = logging.getLogger(__name__)
 CONCURRENCY = 8
 HEARTBEAT = 1.0  # seconds
 SWEEP = 1.0  # seconds between looks for rows that are due and that nobody was told of
-POLL = 0.1  # seconds between looks for jobs that have become due: only an INSERT notifies
+POLL = 2.0  # seconds between looks for jobs of which no notification came
 LOST_DATABASE = 3.0  # seconds without PostgreSQL after which this worker ends itself once it is back
 SWEPT = 200  # rows at most in one sweep
 
@@ -51,10 +53,13 @@ def main() -> None:
     ]
     for thread in threads:
         thread.start()
+    alarms = Alarms()
+    tasks.use(alarms)
     try:
         asyncio.run(_work())
     finally:
         stop.set()
+        alarms.close()
         _sign_off()
 
 
