@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import ObjectDoesNotExist, RequestDataTooBig
 from django.db import OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from ninja import NinjaAPI
@@ -154,6 +154,8 @@ def known(error: Exception) -> ApiError:
             return _from_http(error)
         case Http404():
             return no_route()
+        case ObjectDoesNotExist():  # it went while we looked: another request, or its flow, was faster
+            return missing("what was asked for")
         case RequestDataTooBig():
             return too_large()
         case _:

@@ -174,7 +174,7 @@ def visible(request: HttpRequest) -> "QuerySet[Server]":
 @router.get("/servers", response=ManyServers)
 def list_servers(request: HttpRequest) -> ManyServers:
     """The project's servers."""
-    rows = visible(request)
+    rows = visible(request).defer("user_data", "public_keys", "password_hash")  # long, and never shown
     if states := many(request, "status", model.Status.values):
         rows = rows.filter(status__in=states)
     if group := query(request, "x_group"):
