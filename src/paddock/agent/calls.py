@@ -1,5 +1,6 @@
 """From an HTTP request to a call of a plain function in a thread, and from its result or error to a reply."""
 
+import errno
 import logging
 import math
 from collections.abc import Awaitable, Callable
@@ -107,9 +108,10 @@ def answered(function: Answer, limiter: CapacityLimiter, change: str = "") -> En
         start = clock.monotonic()
         try:
             response = success(function(call))
-        except PaddockError as e:
-            _note(call, change, start, str(e))
-            return failure(e)
+        except (PaddockError, OSError) as e:
+            error = explained(e)
+            _note(call, change, start, str(error))
+            return failure(error)
         _note(call, change, start, "")
         return response
 
@@ -144,6 +146,18 @@ def failure(error: PaddockError) -> Response:
     status = next((STATUS[cls] for cls in type(error).__mro__ if cls in STATUS), 500)
     body = ErrorReply(error=to_wire(error)).model_dump_json()
     return Response(body, status, media_type="application/json")
+
+
+def explained(error: PaddockError | OSError) -> PaddockError:
+    """The error for the caller. A full disk can stop any write; whatever else the host refuses is a bug of ours."""
+    if isinstance(error, PaddockError):
+        return error
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        raise error
+    return DiskFull(
+        f"the file system of the node's state directory is full: {error}",
+        hint="remove machines or images, or give it more room",
+    )
 
 
 def bug(_request: Request, error: Exception) -> Response:

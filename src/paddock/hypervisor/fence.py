@@ -4,6 +4,7 @@ The highest epoch seen, and whether the machine was removed, is kept in `<direct
 call of a worker that was replaced changes nothing, even after a restart of this process.
 """
 
+import errno
 import logging
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from paddock.base import clock
 from paddock.base.errors import Invalid, NotFound, StaleEpoch, Unavailable
 from paddock.hypervisor.base import Capabilities, Disks, Guest, Hypervisor, Machines, Streams
-from paddock.hypervisor.files import write_atomically
+from paddock.hypervisor.files import overwrite, write_atomically
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Disk, Frozen, Machine, Power
 from paddock.machine.state import Change, HostFacts, MachineState, Progress, Readiness
@@ -88,9 +89,23 @@ class Gate:
     def _save(self, machine: UUID, record: Record) -> None:
         if self._directory:
             # A power cut ends every call under way, so only tombstones must survive one.
-            path = self._directory / f"{machine}.json"
-            write_atomically(path, record.model_dump_json(), sync=record.removed is not None)
+            path, text, sync = self._directory / f"{machine}.json", record.model_dump_json(), record.removed is not None
+            try:
+                write_atomically(path, text, sync=sync)
+            except OSError as e:
+                if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self._save_without_room(path, record, e)
         self._records[machine] = record
+
+    def _save_without_room(self, path: Path, record: Record, error: OSError) -> None:
+        """A full disk must not stop a power off or a removal: those are what makes room."""
+        if path.exists():
+            overwrite(path, record.model_dump_json(), sync=record.removed is not None)
+        elif record.removed is None:
+            raise error
+        else:  # no change was ever let through, so there is nothing to remove
+            log.warning("the tombstone of machine %s is kept in memory only: %s", path.stem, error)
 
     def _load(self, machine: UUID) -> Record:
         if self._directory is None:

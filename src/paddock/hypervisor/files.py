@@ -18,6 +18,19 @@ def write_atomically(path: Path, text: str, *, sync: bool = False) -> None:
         _sync_directory(path.parent)
 
 
+def overwrite(path: Path, text: str, *, sync: bool = False) -> None:
+    """Replace a small file's content where it lies, which takes no room: for a full disk. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        content = text.encode()
+        os.pwrite(fd, content, 0)
+        os.ftruncate(fd, len(content))
+        if sync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _sync_directory(directory: Path) -> None:
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -5,6 +5,7 @@ in its directory say the same, so that the next process finds everything again.
 """
 
 import contextlib
+import errno
 import logging
 import shutil
 import threading
@@ -277,8 +278,14 @@ class QemuMachines:
             slot.spec = slot.spec.model_copy(update={"epoch": epoch})
 
     def _save(self, slot: Slot) -> None:
-        with slot.saving, contextlib.suppress(FileNotFoundError):
-            record.write_run(slot.directory, slot.run)
+        """A full disk must keep nobody from stopping a machine: what is not written is found out by looking."""
+        try:
+            with slot.saving, contextlib.suppress(FileNotFoundError):
+                record.write_run(slot.directory, slot.run)
+        except OSError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.warning("machine %s: that it is %s could not be written down: %s", slot.uuid, slot.run.phase, e)
 
     def _tell(self) -> None:
         self._cursor += 1
