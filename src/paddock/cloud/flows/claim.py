@@ -1,8 +1,10 @@
 """Claiming a place: room, a number and an SSH port on a node, in one transaction."""
 
+from typing import Any
+
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, F
+from django.db.models import Count, F, Subquery
 
 from paddock.base.errors import Conflict, NoRoom
 from paddock.cloud import placement
@@ -18,8 +20,16 @@ def demand(server: Server) -> placement.Demand:
 
 def verdicts(server: Server) -> tuple[list[str], list[placement.Verdict]]:
     """The names of the nodes that fit, best first, and what each node says."""
-    nodes = list(Node.objects.order_by("name"))
-    return placement.choose(nodes, demand(server), _ports_used(), settings.PLACEMENT)
+    return _choose(_nodes(), server)
+
+
+def _nodes() -> list[Any]:
+    """All nodes, and how many servers (so SSH ports) each has."""
+    return list(Node.objects.order_by("name").annotate(used=Count("server")))
+
+
+def _choose(nodes: list[Any], server: Server) -> tuple[list[str], list[placement.Verdict]]:
+    return placement.choose(nodes, demand(server), {n.name: n.used for n in nodes}, settings.PLACEMENT)
 
 
 def explain(server: Server) -> str:
@@ -32,19 +42,15 @@ def only_down(server: Server) -> str:
     return ", ".join(v.node for v in verdicts(server)[1] if v.down and len(v.reasons) == 1)
 
 
-def _ports_used() -> dict[str, int]:
-    counted = Server.objects.filter(node__isnull=False).values_list("node__name").annotate(Count("id")).order_by()
-    return {str(name): int(used) for name, used in counted}
-
-
 def claim(server: Server) -> bool:
     """Claim a place on the best node that still has room, and write it down in the same transaction."""
     for _ in range(PLACEMENT_TRIES):
-        fitting, _verdicts = verdicts(server)
+        nodes = _nodes()
+        fitting, _verdicts = _choose(nodes, server)
         if not fitting:
             return False
         with transaction.atomic():
-            if _claim_on(server, Node.objects.get(name=fitting[0])):
+            if _claim_on(server, next(n for n in nodes if n.name == fitting[0])):
                 return True
     return False
 
@@ -52,19 +58,13 @@ def claim(server: Server) -> bool:
 def _claim_on(server: Server, node: Node) -> bool:
     if not node.claim(server.cores, server.memory_mib, server.disk_gib):
         return False
-    turn = (Node.objects.order_by("-last_placed").values_list("last_placed", flat=True).first() or 0) + 1
-    Node.objects.filter(pk=node.pk).update(last_placed=turn, last_number=F("last_number") + 1)
-    node.refresh_from_db()
-    place = {
-        "node": node,
-        "number": node.first_id + node.last_number - 1,
-        "ssh_port": _free_port(node, node.first_ssh_port),
-    }
-    if not Server.objects.filter(pk=server.pk, epoch=server.epoch, node=None).update(**place):
+    port = _free_port(node, node.first_ssh_port)
+    number = Node.objects.filter(pk=node.pk).values(number=F("first_id") + F("last_number") - 1)
+    unplaced = Server.objects.filter(pk=server.pk, epoch=server.epoch, node=None)
+    if not unplaced.update(node=node, number=Subquery(number), ssh_port=port):
         transaction.set_rollback(True)
         return False
-    for name, value in place.items():
-        setattr(server, name, value)
+    server.node, server.ssh_port = node, port  # the number comes with the next look at the row
     return True
 
 

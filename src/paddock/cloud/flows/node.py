@@ -10,6 +10,7 @@ import threading
 from django.db import Error, IntegrityError, close_old_connections, connection
 from django.db.models.functions import Now
 
+from paddock.base import clock
 from paddock.base.errors import PaddockError
 from paddock.cloud.flows import locks
 from paddock.cloud.flows.engine import wake
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 LOCK_CLASS = 3
 LOOK_EVERY = 5.0  # seconds between looks at a node on which nothing happens
+GATHER = 0.25  # seconds that news wait for more: a create tells of itself three times, and knows it already
 RETRY = 1.0  # seconds after a node did not answer
 SETTLED = (Status.RUNNING, Status.OFF, Status.PAUSED, Status.UNKNOWN)
 
@@ -68,6 +70,9 @@ def look(node: Node, cursor: int, timeout: float) -> int:
     if cursor == 0:
         _up(node, host)
     change = host.machines.changes(cursor, timeout)
+    if cursor and change.cursor != cursor:
+        clock.sleep(GATHER)
+        change = host.machines.changes(change.cursor, 0)
     node_facts = host.machines.facts()
     Node.objects.filter(pk=node.pk).update(state="up", last_seen=Now(), facts=node_facts.model_dump(mode="json"))
     compare(node, {m.uuid.hex: m for m in change.machines})

@@ -11,7 +11,7 @@ from paddock.base import clock
 from paddock.base.errors import Conflict, Locked, NameTaken, NoRoom, NotFound, PaddockError, PortTaken, Refused
 from paddock.cloud.flows import claim
 from paddock.cloud.flows import image as images
-from paddock.cloud.flows.engine import Flow, register, wake
+from paddock.cloud.flows.engine import Flow, defer, register, wake
 from paddock.cloud.flows.steps import Again, Done, Gone, Next, Then, step
 from paddock.cloud.models import Action, ImageCopy, Node, Server
 from paddock.cloud.models.server import Status
@@ -328,15 +328,16 @@ def create(server: Server, correlation_id: str = "") -> Action:
     if not fitting and any(n for n in verdicts if n.ever and not n.down):
         raise NoRoom(f"no node has room: {claim.explain(server)}", hint="delete a server, or choose a smaller type")
     server.step, server.correlation_id = "place", correlation_id
-    with transaction.atomic():
-        try:
-            with transaction.atomic():
-                server.save(force_insert=True)
-        except IntegrityError as e:
-            raise NameTaken("name is already used", field="name") from e
-        action = _action(server, "create_server", correlation_id)
-        Server.objects.filter(pk=server.pk).update(action_id=action.pk)
-        wake(server, ServerFlow.kind)
+    try:
+        with transaction.atomic():
+            server.save(force_insert=True)
+            action = _action(server, "create_server", correlation_id)
+            Server.objects.filter(pk=server.pk).update(action_id=action.pk)
+            defer(ServerFlow.kind, server.pk)
+    except IntegrityError as e:
+        if "server_name" not in str(e):
+            raise
+        raise NameTaken("name is already used", field="name") from e
     return action
 
 

@@ -1,7 +1,7 @@
 """Nodes: the hosts that servers run on, what they have, and what of it is claimed."""
 
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import F, Q, Subquery
 from django.db.models.functions import Now
 
 
@@ -49,7 +49,8 @@ class Node(models.Model):
         ]
 
     def claim(self, cpus: int, memory_mib: int, disk_gib: int) -> bool:
-        """Take room, if there is room: one statement, so that two workers never overfill a node."""
+        """Take room, a number and a turn, if there is room: one statement, so that workers never overfill a node."""
+        last = Node.objects.order_by("-last_placed").values("last_placed")[:1]
         return bool(
             Node.objects.filter(
                 Q(claimed_cpus__lte=F("cpus") * F("cpu_overcommit") - cpus),
@@ -61,6 +62,8 @@ class Node(models.Model):
                 claimed_cpus=F("claimed_cpus") + cpus,
                 claimed_memory_mib=F("claimed_memory_mib") + memory_mib,
                 claimed_disk_gib=F("claimed_disk_gib") + disk_gib,
+                last_placed=Subquery(last) + 1,
+                last_number=F("last_number") + 1,
             )
         )
 
