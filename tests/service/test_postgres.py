@@ -252,3 +252,26 @@ def test_an_external_database_in_which_we_may_not_make_tables(cluster: Cluster) 
     plan.check_database(cluster.url)
     with pytest.raises(Refused, match="guest may not make tables"):
         plan.check_database(cluster.url.replace("paddock@", "guest@"))
+
+
+def test_restore_puts_a_dump_in_the_place_of_the_data(cluster: Cluster, furnished: StateDir, tmp_path: Path) -> None:
+    execute(cluster, "CREATE TABLE kept (n int)")
+    execute(cluster, "INSERT INTO kept VALUES (42)")
+    dump = tmp_path / "monday.dump"
+    pgupgrade.backup(furnished, dump)
+    execute(cluster, "DROP TABLE kept")
+    replaced = pgupgrade.restore(furnished, dump, lambda _: None)
+    start(prepared(furnished), furnished)
+    assert query(cluster, "SELECT n FROM kept") == 42
+    assert (replaced / "PG_VERSION").exists()
+
+
+def test_a_broken_dump_changes_nothing(cluster: Cluster, furnished: StateDir, tmp_path: Path) -> None:
+    execute(cluster, "CREATE TABLE kept (n int)")
+    dump = tmp_path / "broken.dump"
+    dump.write_bytes(b"PGDMP" + bytes(100))
+    with pytest.raises(CommandFailed, match="pg_restore"):
+        pgupgrade.restore(furnished, dump, lambda _: None)
+    start(prepared(furnished), furnished)
+    assert query(cluster, "SELECT count(*) FROM kept") == 0
+    assert not (furnished.database / "restore.dump").exists()

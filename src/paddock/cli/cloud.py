@@ -16,11 +16,12 @@ from rich.text import Text
 from paddock.base.errors import PaddockError
 from paddock.base.statedir import STATE_ENV, StateDir, default_state_dir
 from paddock.cli.output import Column, Format, Output, age, clean, duration, show_json, show_rows, stderr, stdout
-from paddock.service import control, doctor
+from paddock.service import control, doctor, pgupgrade, state
 from paddock.service.control import Follower
 from paddock.service.supervisor import Event
 
 PANEL = "This machine"
+database_app = typer.Typer(no_args_is_help=True, help="The control plane's database: backup and restore.")
 NOT_RUNNING = 3  # exit code of `status`, as of a stopped service
 INDENT = 12
 
@@ -37,6 +38,7 @@ def register(app: typer.Typer) -> None:
     """Mount the commands."""
     for name, function in (("up", up), ("down", down), ("status", status), ("doctor", doctor_command)):
         app.command(name, rich_help_panel=PANEL)(function)
+    app.add_typer(database_app, name="database", rich_help_panel=PANEL)
 
 
 def up(
@@ -107,6 +109,47 @@ def doctor_command(state_dir: Where = None, output: Output = Format.TABLE) -> No
         _print_checks(checks)
     if any(c.result == "fail" for c in checks):
         raise typer.Exit(1)
+
+
+@database_app.command("backup")
+def backup_database(
+    file: Annotated[Path, typer.Argument(help="A file that is not there yet.")], state_dir: Where = None
+) -> None:
+    """Write a dump of the embedded database to a file (0600), while everything runs.
+
+    Keep it together with `secret-key`, `token` and `paddock.toml` of the state directory.
+
+    Examples:
+      paddock database backup /backup/paddock-monday.dump
+    """
+    try:
+        pgupgrade.backup(_directory(state_dir), file.absolute())
+    except FileExistsError:
+        raise Failed(f"{file} is already there", hint="choose another name") from None
+    except OSError as e:
+        raise Failed(f"{file} can't be written: {e.strerror}") from e
+    stderr().print(f"{file} holds the database as of now ({file.stat().st_size >> 10} KiB)")
+
+
+@database_app.command("restore")
+def restore_database(
+    file: Annotated[Path, typer.Argument(help="What `backup` wrote.")], state_dir: Where = None
+) -> None:
+    """Put a dump in the place of the embedded database. The cloud must be down; servers go on running.
+
+    What is replaced is kept beside it until the next restore.
+
+    Examples:
+      paddock down && paddock database restore /backup/paddock-monday.dump && paddock up --detach
+    """
+    directory = _directory(state_dir)
+    state.make(directory)
+    held = state.lock(directory)
+    try:
+        replaced = pgupgrade.restore(directory, file.absolute(), lambda text: stderr().print(clean(text)))
+    finally:
+        held.release()
+    stderr().print(f"restored; the data it replaced is in {replaced}")
 
 
 def _directory(chosen: Path | None) -> StateDir:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from paddock.base.errors import DiskFull
+from paddock.base.errors import DiskFull, NotFound
 from paddock.base.run import Identity, run
 from paddock.base.statedir import StateDir
 from paddock.service import pgprograms
@@ -76,6 +76,33 @@ def backup(state: StateDir, target: Path) -> None:
     except BaseException:
         target.unlink()
         raise
+
+
+def restore(state: StateDir, dump: Path, doing: Callable[[str], None]) -> Path:
+    """Put a dump that `backup` wrote in the place of the database, while nothing runs. Returns where the replaced data
+    was put. The new data gets its name only when it is complete.
+
+    Raises NotFound without the file, CommandFailed with pg_restore's words: then all is as before.
+    """
+    if not dump.is_file():
+        raise NotFound(f"there is no file {dump}")
+    cluster = prepare(state, doing)
+    cluster.stop()
+    part, copy = _part(cluster), state.database / "restore.dump"
+    part.stop()
+    shutil.copyfile(dump, copy)
+    try:
+        if cluster.identity:
+            os.chown(copy, cluster.identity.uid, cluster.identity.gid)
+        doing("restoring the database")
+        _restore(part, copy, state.log / "postgres-restore.log")
+    finally:
+        copy.unlink()
+    replaced = cluster.data.with_name(f"{cluster.data.name}.replaced")
+    discard(replaced)
+    cluster.data.rename(replaced)
+    part.data.rename(cluster.data)
+    return replaced
 
 
 def _cluster(state: StateDir, programs: Programs, owner: Identity | None) -> Cluster:
