@@ -127,7 +127,7 @@ def _mmdebstrap(work: Path, out: Path, root_id: UUID, sources: Path | None) -> l
     excluded = ("doc/*", "man/*", "info/*", "locale/*", "lintian/*")
     slim = [f"--dpkgopt=path-exclude=/usr/share/{e}" for e in excluded]
     return [
-        *_alone(), "mmdebstrap", "--verbose", "--mode=root" if _is_root() else "--mode=unshare",
+        *_alone(), "mmdebstrap", "--verbose", "--skip=cleanup", "--mode=root" if _is_root() else "--mode=unshare",
         "--variant=minbase", "--format=null", "--components=main", f"--include={','.join(PACKAGES)}",
         "--dpkgopt=force-unsafe-io", *slim, "--dpkgopt=path-include=/usr/share/doc/*/copyright",
         *hooks, SUITE, "-",
