@@ -20,11 +20,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="measure these parts, save nothing")
     parser.add_argument("--rounds", type=int, default=15, help="of each single measurement (%(default)s)")
+    parser.add_argument("--profile", action="store_true", help="profile the stack of guests, too (all gets slower)")
     options = parser.parse_args()
     facts = {"when": clock.now().isoformat(timespec="seconds"), **host.facts()}
     samples = Path(tempfile.mkdtemp(prefix="pkb-samples-"))
     figures = []
-    for figure in _measure(options.only, options.rounds, samples):
+    for figure in _measure(options.only, options.rounds, samples, options.profile):
         figures.append(figure)
         print(f"{figure.name}: {figure.judged:.3g}", file=sys.stderr, flush=True)
     report.show(figures)
@@ -37,10 +38,10 @@ def main() -> int:
     return 0
 
 
-def _measure(parts: tuple[str, ...], rounds: int, samples: Path) -> Iterator[Figure]:
+def _measure(parts: tuple[str, ...], rounds: int, samples: Path, sampled: bool) -> Iterator[Figure]:
     wanted = [p for p in PARTS if p in parts]
     if {"start", "boot", "many", "end", "idle"} & set(wanted):
-        with Stack("qemu") as stack:
+        with Stack("qemu", sampled=samples if sampled else None) as stack:
             yield from _guests(stack, wanted, rounds)
     if "list" in wanted:
         with Stack("fake") as stack:

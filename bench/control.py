@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 
 from bench.figure import Figure, median, spread
-from bench.host import cpu_seconds
-from bench.stack import Stack
+from bench.host import cpu_by_name, less, listed
+from bench.stack import SERVER, Stack
 from paddock.base import clock
 
 LISTED = 10_000
@@ -33,7 +33,7 @@ def listing(stack: Stack, rounds: int) -> Iterator[Figure]:
 
 def creates(stack: Stack) -> Iterator[Figure]:
     """Creates by four clients, until the last server runs."""
-    before = cpu_seconds(stack.pids())
+    before = cpu_by_name(stack.pids())
     began = clock.monotonic()
     with ThreadPoolExecutor(CLIENTS) as pool:
         list(pool.map(lambda n: _create_some(stack, n), range(CLIENTS)))
@@ -42,22 +42,19 @@ def creates(stack: Stack) -> Iterator[Figure]:
         assert clock.monotonic() - began < 120
         clock.sleep(0.1)
     took = clock.monotonic() - began
-    cpu = (cpu_seconds(stack.pids()) - before) * 1000 / CREATES
+    cpu = less(cpu_by_name(stack.pids()), before, 1000 / CREATES)
     yield Figure("creates through the API on the fake, four clients", CREATES / took, "per s",
                  note=f"all accepted after {asked:.1f} s, all running after {took:.1f} s")  # fmt: skip
-    yield Figure("our CPU per create on the fake", cpu, "ms")
+    yield Figure("our CPU per create on the fake", sum(cpu.values()), "ms", note=listed(cpu))
 
 
 def idle(stack: Stack, seconds: float) -> Iterator[Figure]:
     """What the processes cost when nobody asks for anything."""
     clock.sleep(3)
-    pids = stack.pids()
-    before = {name: cpu_seconds(p for p in pids if pids[p] == name) for name in set(pids.values())}
+    before = cpu_by_name(stack.pids())
     clock.sleep(seconds)
-    spent = {name: cpu_seconds(p for p in pids if pids[p] == name) - was for name, was in before.items()}
-    percent = {name: value * 100 / seconds for name, value in sorted(spent.items())}
-    yield Figure("idle CPU of all our processes", sum(percent.values()), "% of a core", limit=2,
-                 note=", ".join(f"{name} {value:.1f}" for name, value in percent.items()))  # fmt: skip
+    spent = less(cpu_by_name(stack.pids()), before, 100 / seconds)
+    yield Figure("idle CPU of all our processes", sum(spent.values()), "% of a core", limit=2, note=listed(spent, 1))
 
 
 def _create_some(stack: Stack, client: int) -> None:
@@ -65,6 +62,6 @@ def _create_some(stack: Stack, client: int) -> None:
     where, headers = stack.client.base_url, stack.client.headers
     with httpx.Client(base_url=where, headers=headers, timeout=60, trust_env=False) as http:
         for n in range(CREATES // CLIENTS):
-            body = {"name": f"c{client}-{n}", "server_type": "nano", "image": "tiny"}
+            body = {**SERVER, "name": f"c{client}-{n}"}
             reply = http.post("/v1/servers", json=body)
             assert reply.status_code == 201, reply.text

@@ -16,6 +16,21 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return sum(_ticks(pid) for pid in pids) / TICK
 
 
+def cpu_by_name(pids: dict[int, str]) -> dict[str, float]:
+    """The same for each name."""
+    return {name: cpu_seconds(p for p in pids if pids[p] == name) for name in sorted(set(pids.values()))}
+
+
+def less(now: dict[str, float], before: dict[str, float], factor: float) -> dict[str, float]:
+    """What each name has used since, times a factor."""
+    return {name: (value - before.get(name, 0.0)) * factor for name, value in now.items()}
+
+
+def listed(values: dict[str, float], digits: int = 0) -> str:
+    """Values by name in one line."""
+    return ", ".join(f"{name} {value:.{digits}f}" for name, value in values.items())
+
+
 def pss_mib(pids: Iterable[int]) -> float:
     """Their proportional set size: shared pages are counted in parts."""
     return sum(_pss_kib(pid) for pid in pids) / 1024

@@ -5,12 +5,11 @@ most of what a create cost. PostgreSQL runs all parts of one statement on one sn
 it, the wishes of others included.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from django.db import DEFAULT_DB_ALIAS
-from django.db.models import F, ForeignKey, Func, IntegerField, QuerySet, Value
+from django.db import DEFAULT_DB_ALIAS, connection
+from django.db.models import F, Field, ForeignKey, Func, IntegerField, QuerySet, Value
 from django.db.models.functions import Now
 from django.db.models.sql import UpdateQuery
 
@@ -67,11 +66,31 @@ def write(
         text += f", {name} AS ({sql})"
         arguments += more
     text += " SELECT *, STATEMENT_TIMESTAMP() AS database_now FROM moved"
-    found: Sequence[R] = list(type(row)._default_manager.raw(text, arguments))
-    if not found:
+    moved = _run(type(row), text, arguments)
+    if moved is None:
         return None
     row.pending.clear()
-    return _with_relations_of(row, found[0])
+    return _with_relations_of(row, moved)
+
+
+def _run(model: type[R], text: str, arguments: tuple[Any, ...]) -> R | None:
+    """The row that the statement returns. `Manager.raw` would do the same in five times as much CPU."""
+    with connection.cursor() as cursor:
+        cursor.execute(text, arguments)
+        values = cursor.fetchone()
+        if values is None:
+            return None
+        found = dict(zip((column.name for column in cursor.description), values, strict=True))
+    fields = model._meta.concrete_fields
+    row = model.from_db(DEFAULT_DB_ALIAS, [f.attname for f in fields], [_loaded(f, found[f.column]) for f in fields])
+    row.now = found["database_now"]
+    return row
+
+
+def _loaded(field: "Field[Any, Any]", value: object) -> object:
+    """A column's value as Django has it: JSON comes as text."""
+    convert = getattr(field, "from_db_value", None)
+    return convert(value, None, connection) if convert else value
 
 
 _NEXT_EVENT = Func(
@@ -136,5 +155,4 @@ def _with_relations_of(old: R, row: R) -> R:
             continue
         if getattr(old, field.attname) == getattr(row, field.attname):
             field.set_cached_value(row, field.get_cached_value(old))
-    row.now = row.database_now  # type: ignore[attr-defined]  # the statement's last column
     return row
