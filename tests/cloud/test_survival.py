@@ -37,20 +37,22 @@ EFFECTS = [
     ("delete_server", "destroy"),
 ]
 
-MOMENTS = [(*point, "at its end") for point in POINTS]  # a step's beginning is the end of the one before
+REPEATED = [(command, "watch") for command in LIVES if command != "create_server"]  # not again on QEMU
+MOMENTS = [
+    (*point, "at its end") for point in POINTS if point not in REPEATED
+]  # a step's beginning is the end of the one before
 MOMENTS += [(command, steps[0], "before") for command, steps in LIVES.items()]
 MOMENTS += [(*point, f"after {ms} ms") for point in EFFECTS for ms in (5, 50)]
 
 on_qemu = pytest.param("qemu", marks=[pytest.mark.guest, pytest.mark.slow])
-on_both = pytest.mark.parametrize("agent", ["fake", on_qemu], indirect=True)
 
 
-def where(points: list[tuple[str, str]]) -> pytest.MarkDecorator:
-    """These steps on the fake, and those with an effect on a node on QEMU too."""
+def where(points: list[tuple[str, str]], on_qemu_too: list[tuple[str, str]]) -> pytest.MarkDecorator:
+    """These steps on the fake, and some of them on QEMU too."""
     return pytest.mark.parametrize(
         ("command", "step", "agent"),
         [(*point, "fake") for point in points]
-        + [pytest.param(*point, "qemu", marks=on_qemu.marks) for point in points if point in EFFECTS],
+        + [pytest.param(*point, "qemu", marks=on_qemu.marks) for point in points if point in on_qemu_too],
         indirect=["agent"],
     )
 
@@ -86,9 +88,8 @@ def ended_as_asked(cloud: Cloud, row: Server, command: str) -> None:
     return cloud.nothing_left()
 
 
-@on_both
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize(("command", "step"), POINTS)
+@where(POINTS, [point for point in POINTS if point not in REPEATED])
 def test_worker_killed(cloud: Cloud, command: str, step: str, moment: str) -> None:
     row = begin(cloud, command)
     assert in_worker_that_dies(FLOW, row.pk, step, moment), "the flow never came to this step"
@@ -96,7 +97,7 @@ def test_worker_killed(cloud: Cloud, command: str, step: str, moment: str) -> No
     ended_as_asked(cloud, row, command)
 
 
-@where(POINTS)
+@where(POINTS, EFFECTS)
 def test_step_runs_twice(cloud: Cloud, command: str, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = begin(cloud, command)
     ran = []
@@ -116,7 +117,7 @@ def test_step_runs_twice(cloud: Cloud, command: str, step: str, monkeypatch: pyt
     ended_as_asked(cloud, row, command)
 
 
-@where([p for p in POINTS if p[0] != "delete_server"])
+@where([p for p in POINTS if p[0] != "delete_server"], EFFECTS)
 def test_delete_arrives(cloud: Cloud, command: str, step: str) -> None:
     row = begin(cloud, command)
     assert in_worker_that_dies(FLOW, row.pk, step, "after")

@@ -40,6 +40,7 @@ def test_another_takes_over_and_the_first_is_refused(cloud: Stack) -> None:
     asked = cloud.power(server, "poweron")
     first = until(lambda: holder(cloud, server), 10, "a worker to begin")
     role = role_of(cloud, first)
+    restarts = cloud.restarts(role)
     cloud.kill(role, signal.SIGSTOP)
     stopped = clock.monotonic()
     try:
@@ -54,14 +55,14 @@ def test_another_takes_over_and_the_first_is_refused(cloud: Stack) -> None:
         cloud.kill(role, signal.SIGCONT)
     print(f"taken over after {taken_after:.1f} s")
     assert taken_after < 8, "heartbeats older than 5 s count as dead"
-    until(lambda: cloud.restarts(role) or not cloud.pid(role), 20, "the first worker to start afresh")
+    until(lambda: cloud.restarts(role) > restarts, 20, "the first worker to start afresh")
     cloud.wait_ready()
     shown = cloud.server(server)
     assert shown["status"] == "running"
     assert cloud.qemu(shown["x_uuid"])
     assert cloud.rows(f"SELECT status FROM cloud_server WHERE id = {server}") == [(state[0][1],)]
-    refused = (cloud.state.log / f"{role}.log").read_text()
-    assert f"server {server} is somebody else's now" in refused
+    log = cloud.state.log / f"{role}.log"
+    until(lambda: f"server {server} is somebody else's now" in log.read_text(), 10, log.read_text)
     _agent_refuses(cloud, shown["x_uuid"], state[0][0])
 
 
