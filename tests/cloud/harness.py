@@ -79,7 +79,7 @@ class Cloud:
         row = Server(
             project=fields.pop("project", self.project()), name=name, server_type=kind, cores=kind.cores,
             memory_mib=kind.memory_mib, disk_gib=kind.disk_gib,
-            image=Image.objects.get(project=None, name="tiny"), **fields,
+            image=Image.objects.get(project=None, name=fields.pop("image", "tiny")), **fields,
         )  # fmt: skip
         server.create(row)
         return row

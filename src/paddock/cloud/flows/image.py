@@ -18,7 +18,9 @@ from paddock.images.store import ImageStore
 
 
 def want(image: Image) -> None:
-    """Have a catalogue image built unless it is ready or on its way."""
+    """Have a catalogue image built unless it is ready or on its way. One that failed is tried again."""
+    if image.state == "ready" or image.project_id is not None:
+        return
     with transaction.atomic():
         begun = Image.objects.filter(pk=image.pk, state__in=("absent", "failed")).update(
             state="building",

@@ -1,0 +1,41 @@
+"""An image that could not be built is tried again by whoever asks for it next."""
+
+from paddock.cloud.flows import image as images
+from paddock.cloud.models import Action, Image
+from tests.cloud.harness import Cloud
+
+
+def failed_image() -> Image:
+    row = Image.objects.get(project=None, name="debian-12")
+    Image.objects.filter(pk=row.pk).update(
+        state="failed", problem="no package sources", sha256="", manifest={}, step="rest", next_at=None
+    )
+    row.refresh_from_db()
+    return row
+
+
+def test_a_new_server_has_it_built_again(cloud: Cloud) -> None:
+    row = failed_image()
+    cloud.new_server(image="debian-12")
+    row.refresh_from_db()
+    assert (row.state, row.step, row.problem) == ("building", "build", "")
+    Image.objects.filter(pk=row.pk).update(state="absent", step="rest", next_at=None)
+    cloud.reset()
+
+
+def test_a_failed_build_fails_its_servers_with_the_reason(cloud: Cloud) -> None:
+    row = failed_image()
+    server = cloud.new_server(image="debian-12")
+    Image.objects.filter(pk=row.pk).update(state="failed", problem="no package sources", step="rest", next_at=None)
+    cloud.settle()
+    action = Action.objects.get(row_id=server.pk, kind="server")
+    assert action.status == "error"
+    assert "no package sources" in action.error_message
+    Image.objects.filter(pk=row.pk).update(state="absent", next_at=None)
+
+
+def test_ready_images_are_left_alone(cloud: Cloud) -> None:
+    row = Image.objects.get(project=None, name="tiny")
+    images.want(row)
+    row.refresh_from_db()
+    assert row.state == "ready"
