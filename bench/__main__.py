@@ -12,7 +12,8 @@ from bench.guests import Guests
 from bench.stack import Stack
 from paddock.base import clock
 
-PARTS = ("start", "boot", "many", "end", "idle", "list", "creates")
+ON_QEMU = ("start", "boot", "many", "end")
+PARTS = (*ON_QEMU, "idle", "list", "creates")
 
 
 def main() -> int:
@@ -40,7 +41,7 @@ def main() -> int:
 
 def _measure(parts: tuple[str, ...], rounds: int, samples: Path, sampled: bool) -> Iterator[Figure]:
     wanted = [p for p in PARTS if p in parts]
-    if {"start", "boot", "many", "end", "idle"} & set(wanted):
+    if {*ON_QEMU, "idle"} & set(wanted):
         with Stack("qemu", sampled=samples if sampled else None) as stack:
             yield from _guests(stack, wanted, rounds)
     if "list" in wanted:
@@ -59,7 +60,7 @@ def _guests(stack: Stack, wanted: list[str], rounds: int) -> Iterator[Figure]:
         yield from control.idle(stack, 20)
     guests = Guests(stack, rounds)
     for part in wanted:
-        if part != "idle":
+        if part in ON_QEMU:
             yield from getattr(guests, part)()
 
 
