@@ -333,7 +333,7 @@ def create(server: Server, correlation_id: str = "") -> Action:
             server.save(force_insert=True)
             action = _action(server, "create_server", correlation_id)
             Server.objects.filter(pk=server.pk).update(action_id=action.pk)
-        images.want(server.image)
+            images.want(server.image)
             defer(ServerFlow.kind, server.pk)
     except IntegrityError as e:
         if "server_name" not in str(e):
