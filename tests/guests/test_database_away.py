@@ -1,5 +1,6 @@
 """PostgreSQL goes away and comes back: the API says so at once, and what was under way ends as asked."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,7 @@ def database() -> Iterator[Database]:
     finally:
         made.stop()
         end_all(made.directory)
+        shutil.rmtree(made.directory.root.parent)
 
 
 @pytest.fixture(scope="module")
