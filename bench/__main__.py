@@ -24,13 +24,13 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true", help="profile the stack of guests, too (all gets slower)")
     options = parser.parse_args()
     facts = {"when": clock.now().isoformat(timespec="seconds"), **host.facts()}
-    samples = Path(tempfile.mkdtemp(prefix="pkb-samples-"))
     figures = []
-    for figure in _measure(options.only, options.rounds, samples, options.profile):
-        figures.append(figure)
-        print(f"{figure.name}: {figure.judged:.3g}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(prefix="pkb-samples-") as samples:
+        for figure in _measure(options.only, options.rounds, Path(samples), options.profile):
+            figures.append(figure)
+            print(f"{figure.name}: {figure.judged:.3g}", file=sys.stderr, flush=True)
+        found = profiles.table(Path(samples), 15)
     report.show(figures)
-    found = profiles.table(samples, 15)
     if set(options.only) == set(PARTS):
         facts["load when it ended"] = host.facts()["load when it began"]
         report.save(figures, facts, " ".join(["python -m bench", *sys.argv[1:]]), found)

@@ -293,8 +293,8 @@ def _is_off(server: Server, phase: Phase) -> None:
 
 
 def _patience(server: Server) -> float:
-    """Seconds until the next look at a guest that boots: short at first, then 5 % of the time it has taken."""
-    return min(max(server.waited / 20, 0.15), 5.0)
+    """Seconds until the next look at a guest that boots: short at first, then 2 % of the time it has taken."""
+    return min(max(server.waited / 50, 0.15), 5.0)
 
 
 def _status(state: MachineState) -> Status:
