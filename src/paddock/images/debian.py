@@ -55,6 +55,8 @@ _TEXTS = {
         "# Keys, unless cloud-init was told to allow passwords: its file is read before this one.\n"
         "PasswordAuthentication no\nPermitRootLogin yes\n"
     ),
+    # What cloud-init would write: finding it so, it need not restart sshd in the midst of the boot.
+    "etc/ssh/sshd_config.d/50-cloud-init.conf": "PasswordAuthentication no\n",
     "etc/systemd/system/systemd-networkd-wait-online.service.d/paddock.conf": (
         "# A server without a network card would wait two minutes for one.\n"
         "[Service]\nExecStart=\nExecStart=/lib/systemd/systemd-networkd-wait-online --any --timeout=20\n"

@@ -16,7 +16,9 @@ AGENT_WAIT = 0.4  # seconds
 SSH_WAIT = 1.2
 AGENT_ALONE = 20.0  # seconds that the guest agent answers and SSH does not, until the agent is enough
 CLOUD_INIT_EVERY = 2.0
+SETTLE = 45.0  # seconds that SSH answers, until it counts although cloud-init may yet restart it
 LAST_WORDS = 5  # lines
+SETTLED = ("modules-final", "done")  # stages of cloud-init in which it leaves SSH alone
 SERIAL_READY = "paddock-tiny: ready"
 CLOUD_INIT_STATUS = "/run/cloud-init/status.json"
 CLOUD_INIT_RESULT = "/run/cloud-init/result.json"
@@ -27,6 +29,7 @@ class Signs:
     """What was seen of one boot of one machine so far."""
 
     agent_since: float | None = None
+    ssh_since: float | None = None
     cloud_init: str = ""  # empty: nothing known; "done", or where it is
     cloud_init_at: float = field(default=float("-inf"))
 
@@ -48,15 +51,18 @@ def look(guest: Guest, signs: Signs) -> Readiness:
     agent = _agent_answers(guest, signs)
     cloud_init = _cloud_init(guest, signs) if agent and guest.manifest.cloud_init else ""
     serial = guest.serial()
-    if ssh_banner(*guest.ssh, timeout=SSH_WAIT):
-        by.append("ssh")
+    ssh = ssh_banner(*guest.ssh, timeout=SSH_WAIT)
+    if ssh and signs.ssh_since is None:
+        signs.ssh_since = clock.monotonic()
+    by += ["ssh"] * ssh
     by += ["agent"] * agent + ["cloud-init"] * (cloud_init == "done") + ["serial"] * (SERIAL_READY in serial)
-    if "ssh" in by or "serial" in by or "cloud-init" in by or (agent and _agent_suffices(guest, signs)):
+    settled = ssh and _ssh_settled(guest, signs)
+    if settled or "serial" in by or "cloud-init" in by or (agent and _agent_suffices(guest, signs)):
         return Readiness(ready=True, by=tuple(by))
     return Readiness(
         ready=False,
         by=tuple(by),
-        waiting_for=_waiting_for(guest, agent, cloud_init),
+        waiting_for="cloud-init to be done with SSH" if ssh else _waiting_for(guest, agent, cloud_init),
         last_words="\n".join(serial.replace("\r", "").rstrip().splitlines()[-LAST_WORDS:]),
     )
 
@@ -86,6 +92,15 @@ def _agent_answers(guest: Guest, signs: Signs) -> bool:
     return True
 
 
+def _ssh_settled(guest: Guest, signs: Signs) -> bool:
+    """cloud-init restarts SSH in its config stage, which would cut off who logs in at the first banner. Where the guest
+    agent can tell, SSH counts once that stage is over; nobody is waited for longer than SETTLE."""
+    if not (guest.manifest.cloud_init and guest.manifest.guest_agent):
+        return True
+    since = signs.ssh_since
+    return signs.cloud_init in SETTLED or (since is not None and clock.monotonic() - since > SETTLE)
+
+
 def _agent_suffices(guest: Guest, signs: Signs) -> bool:
     """Without cloud-init there is no end of the boot to be seen: give SSH some time before doing without."""
     since = signs.agent_since
@@ -107,10 +122,12 @@ def _cloud_init_stage(agent: GuestAgent) -> str:
         return "done"
     text = agent.read_file(CLOUD_INIT_STATUS, AGENT_WAIT / 2)
     try:
-        stage = json.loads(text or "{}")["v1"]["stage"]
+        stages = json.loads(text or "{}")["v1"]
+        configured = stages["modules-config"]["finished"]
+        stage = stages["stage"] or ("modules-final" if configured else "")
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""
-    return str(stage)[:40] if stage else ""
+    return str(stage)[:40]
 
 
 def _waiting_for(guest: Guest, agent: bool, cloud_init: str) -> str:
