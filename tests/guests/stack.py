@@ -322,11 +322,12 @@ class Stack:
             shutil.rmtree(path, ignore_errors=True)
 
     def _is_ours(self, pid: int) -> bool:
-        """Its directory is a name that nothing else has: whatever works in it or was told of it is ours."""
+        """Its directories have names that nothing else has: whatever works in them or was told of them is ours."""
         if pid == os.getpid():
             return False
-        root = str(self.root)
-        return _within(str(procs.cwd(pid)), root) or any(f"{root}/" in word for word in procs.argv(pid))
+        where, words = str(procs.cwd(pid)), procs.argv(pid)
+        places = {str(self.root), *(str(self.node_dir(n["name"])) for n in self.plan.nodes)}
+        return any(_within(where, p) or any(f"{p}/" in word for word in words) for p in places)
 
 
 @contextlib.contextmanager
