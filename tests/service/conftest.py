@@ -78,7 +78,7 @@ def servers_of(directory: StateDir) -> list[procs.Mark | None]:
     """The PostgreSQLs that run on data in this directory, whatever its name."""
     within = f"{directory.database.resolve()}/"
     found = [p for p in procs.pids() if str(procs.cwd(p) or "").startswith(within)]
-    return [procs.mark(p) for p in found if Path(procs.argv(p)[0]).name == "postgres"]
+    return [procs.mark(p) for p in found if Path((procs.argv(p) or [""])[0]).name == "postgres"]
 
 
 def start(cluster: Cluster, directory: StateDir) -> procs.Mark:

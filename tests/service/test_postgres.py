@@ -77,6 +77,40 @@ def test_what_was_committed_survives_sigkill(cluster: Cluster, directory: StateD
     assert query(cluster, "SELECT count(*) FROM kept") == 1000
 
 
+def test_socket_lock_of_a_zombie_is_no_hindrance(cluster: Cluster, directory: StateDir) -> None:
+    """Some hosts reap orphans slowly, and PostgreSQL takes a zombie for alive."""
+    server = cluster.running()
+    assert server
+    procs.send(server, signal.SIGKILL)
+    assert procs.wait_gone(server, 5)
+    zombie = spawn(["true"], output=directory.log / "zombie.log", identity=cluster.identity)
+    try:
+        os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+        for lock in (cluster.data / "postmaster.pid", cluster.sockets / f".s.PGSQL.{cluster.port}.lock"):
+            lines = lock.read_text().split("\n")
+            lock.write_text("\n".join([str(zombie.pid), *lines[1:]]))
+        start(cluster, directory)
+        assert query(cluster, "SELECT 1") == 1
+    finally:
+        zombie.wait()
+
+
+def test_backends_of_a_killed_server_are_ended_before_the_next_starts(cluster: Cluster, directory: StateDir) -> None:
+    """One that is busy does not notice the death; two servers on the same data would destroy it."""
+    with psycopg.connect(cluster.url) as connection:
+        backend = procs.mark(connection.info.backend_pid)
+        server = cluster.running()
+        assert backend
+        assert server
+        procs.send(backend, signal.SIGSTOP)
+        procs.send(server, signal.SIGKILL)
+        assert procs.wait_gone(server, 5)
+        assert procs.alive(backend)
+        start(cluster, directory)
+        assert not procs.alive(backend)
+    assert query(cluster, "SELECT 1") == 1
+
+
 def test_a_pid_file_with_the_pid_of_another_process_does_not_stop_it(cluster: Cluster, directory: StateDir) -> None:
     cluster.stop()
     other = spawn(["sleep", "60"], output=directory.log / "other.log", identity=cluster.identity)

@@ -41,6 +41,7 @@ SETTINGS = {
 }
 START_WITHIN = 120.0  # seconds: after a crash it replays its log first
 STOP_WITHIN = 60.0
+ORPHAN_WAIT = 2.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,24 @@ class Cluster:
         return found if found and procs.cwd(pid) == self.data.resolve() else None
 
     def forget_dead(self) -> None:
-        """Remove the pid file of a server that is gone: another process with its pid would keep a new one from
-        starting."""
-        if self.running() is None:
-            (self.data / "postmaster.pid").unlink(missing_ok=True)
+        """Remove the lock files of a server that is gone: another process with its pid, or its own zombie, would keep a
+        new one from starting. Its backends must have ended before: without the files nobody would notice them."""
+        if self.running() is not None:
+            return
+        self._end_orphans()
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        lock = self.sockets / f".s.PGSQL.{self.port}.lock"
+        if not _names_a_postgres(lock):
+            lock.unlink(missing_ok=True)
+
+    def _end_orphans(self) -> None:
+        """End what a killed server left behind. Backends see its death at once, unless they are busy."""
+        place = self.data.resolve()
+        for orphan in [procs.mark(p) for p in procs.pids() if procs.cwd(p) == place]:
+            if orphan and _is_postgres(orphan.pid) and not procs.wait_gone(orphan, ORPHAN_WAIT):
+                procs.send(orphan, signal.SIGKILL)
+                if not procs.wait_gone(orphan, ORPHAN_WAIT):
+                    raise Unavailable(f"process {orphan.pid} of a PostgreSQL that was killed does not end")
 
     def start(self, log: Path) -> procs.Mark:
         """Start it and wait until it answers; one that runs is taken as it is. Raises Unavailable with its last
@@ -118,6 +133,21 @@ class Cluster:
             if server is None or not procs.send(server, number) or procs.wait_gone(server, patience):
                 return
         raise Unavailable(f"PostgreSQL (process {server.pid if server else '?'}) can't be stopped")
+
+
+def _is_postgres(pid: int) -> bool:
+    """A backend writes what it does over its command line, beginning with `postgres:`."""
+    words = procs.argv(pid)
+    return bool(words) and Path(words[0].partition(":")[0]).name == "postgres"
+
+
+def _names_a_postgres(lock: Path) -> bool:
+    """Whether the first line of a socket's lock file is the pid of a PostgreSQL that lives."""
+    try:
+        pid = int(lock.read_text().partition("\n")[0])
+    except (OSError, ValueError):
+        return False
+    return procs.mark(pid) is not None and _is_postgres(pid)
 
 
 def identity(state: StateDir) -> Identity | None:
