@@ -1,6 +1,7 @@
 """The QEMU driver with real QEMU processes: most of them paused, so that no guest has to boot."""
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -16,8 +17,8 @@ import anyio
 import pytest
 
 from paddock.base import clock
-from paddock.base.errors import Conflict, Invalid, NotFound, PortTaken, Refused
-from paddock.hypervisor.qemu import files, live, watch
+from paddock.base.errors import Conflict, DiskFull, Invalid, NotFound, PortTaken, Refused, Unavailable
+from paddock.hypervisor.qemu import files, live, process, record, watch
 from paddock.hypervisor.qemu.driver import QemuHypervisor
 from paddock.hypervisor.qemu.identity import vm_identity
 from paddock.machine.image import ImageManifest
@@ -255,6 +256,59 @@ def test_a_qemu_that_dies_at_start_says_why(node: Node) -> None:
     state = node.host.machines.state(machine.uuid)
     assert state.phase == Phase.OFF
     assert "unsupported machine type" in state.reason
+
+
+@pytest.mark.parametrize(("number", "raises"), [(errno.ENOSPC, DiskFull), (errno.EIO, Refused)])
+def test_a_start_that_can_not_be_written_down_leaves_no_qemu(
+    node: Node, monkeypatch: pytest.MonkeyPatch, number: int, raises: type[Refused]
+) -> None:
+    machine = node.define()
+
+    def failing(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(record, "write_run", failing)
+        with pytest.raises(raises) as raised:
+            node.host.machines.power(machine.uuid, Power.ON_PAUSED, 1)
+        assert type(raised.value) is raises
+        assert not files.is_locked(node.directory(machine) / "lock")
+        assert node.host.machines.state(machine.uuid).phase == Phase.OFF
+        node.host.machines.power(machine.uuid, Power.OFF, 1)
+    node.host.machines.power(machine.uuid, Power.ON_PAUSED, 1)
+
+
+def test_power_off_ends_a_qemu_that_nobody_holds(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = node.paused()
+    pid = node.pid(machine)
+    node.host.close()
+
+    def failing(*_: object) -> None:
+        raise Unavailable("it could not be looked for")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(process, "find", failing)
+        node.host = QemuHypervisor(node.state, "tcg")
+    node.host.machines.power(machine.uuid, Power.OFF, 1)
+    assert not exists(pid)
+    assert node.host.machines.state(machine.uuid).reason == "powered off"
+    node.host.machines.power(machine.uuid, Power.ON_PAUSED, 1)
+
+
+def test_a_socket_that_leads_elsewhere_is_refused(node: Node) -> None:
+    machine = node.paused()
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(path := node.root / "agent"))
+        agent.listen()
+        for name in ("serial.sock", "vnc.sock", "agent.sock"):
+            planted = node.directory(machine) / name
+            planted.unlink()
+            planted.symlink_to(path)
+        for opened in (node.host.streams.console, node.host.streams.vnc):
+            with pytest.raises(Refused, match="answers at"):
+                anyio.run(opened, machine.uuid)
+        with pytest.raises(Refused, match="answers at"):
+            node.host.machines.running(machine.uuid).agent.call("guest-ping", timeout=2)
 
 
 def test_more_memory_than_the_host_could_ever_have(node: Node) -> None:

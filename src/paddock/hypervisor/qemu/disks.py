@@ -63,12 +63,12 @@ class QemuDisks:
         if not empty.exists():
             self._make_empty(empty, image, size)
         temporary = directory.root / ".system.new"
-        temporary.unlink(missing_ok=True)
-        shutil.copyfile(empty, temporary)
-        temporary.chmod(0o600)
-        identity.give(temporary, writable=True)
-        files.write_whole(directory.root / "image", image.encode())
-        os.replace(temporary, directory.system_disk)
+        with os.fdopen(files.create(temporary), "wb") as disk, empty.open("rb") as source:
+            shutil.copyfileobj(source, disk)
+            disk.flush()
+            files.write_whole(directory.root / "image", image.encode())
+            os.replace(temporary, directory.system_disk)  # while it is ours, so that nobody can swap it
+            identity.give_open(disk.fileno(), writable=True)
 
     def _make_empty(self, path: Path, image: str, size: int) -> None:
         """An overlay that names its backing file relative to a machine's directory, so that all can copy it."""
@@ -111,6 +111,7 @@ def _grow(directory: MachineDir, size: int) -> None:
     """The disk may be a guest's work: qemu-img sees it as the user that QEMU runs as."""
     if files.is_locked(directory.lock):
         raise Conflict("the disk can't grow while the machine runs", hint="power it off first")
+    identity.give(directory.system_disk, writable=True)
     run.run(
         ["qemu-img", "resize", "-q", "-f", "qcow2", "system.qcow2", str(size)],
         cwd=directory.root,

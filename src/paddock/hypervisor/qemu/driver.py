@@ -8,14 +8,15 @@ from typing import Literal
 from uuid import UUID
 
 import anyio
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute
 
 from paddock.base.errors import Conflict, PaddockError, Unavailable
-from paddock.hypervisor.qemu import files, identity
+from paddock.hypervisor.qemu import files, identity, process
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.disks import QemuDisks
 from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout
+from paddock.hypervisor.qemu.live import Live
 from paddock.hypervisor.qemu.machines import QemuMachines
 from paddock.machine.state import GuestResult
 
@@ -77,24 +78,30 @@ class QemuStreams:
         live = self._machines.running(machine)
         for _ in range(HANG_UP_LOOKS):
             if not await anyio.to_thread.run_sync(live.serial_taken):
-                return await self._open(machine, "serial.sock")
+                return await self._open(live, "serial.sock")
             await anyio.sleep(HANG_UP_WAIT)
         raise Conflict("somebody else has this console open", hint="close it there, or read the console's log")
 
     async def vnc(self, machine: UUID) -> ByteStream:
-        self._machines.running(machine)
-        return await self._open(machine, "vnc.sock")
+        return await self._open(self._machines.running(machine), "vnc.sock")
 
     def console_log(self, machine: UUID, limit: int) -> str:
         path = self._machines.directory(machine).serial_log
         return files.read_tail(path, limit).decode(errors="replace")
 
-    async def _open(self, machine: UUID, name: str) -> ByteStream:
+    async def _open(self, live: Live, name: str) -> ByteStream:
         """By the directory's descriptor: the path of a unix socket may have 107 bytes only."""
-        fd = os.open(self._machines.directory(machine).root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = os.open(live.directory.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return await anyio.connect_unix(f"/proc/self/fd/{fd}/{name}")
+            stream = await anyio.connect_unix(f"/proc/self/fd/{fd}/{name}")
         except OSError as e:
             raise Unavailable(f"QEMU's {name} can't be reached: {e}") from e
         finally:
             os.close(fd)
+        try:
+            sock = stream.extra_attributes[SocketAttribute.raw_socket]()
+            process.check_peer(sock, live.process, live.directory.root / name)
+        except BaseException:
+            await anyio.aclose_forcefully(stream)
+            raise
+        return stream

@@ -1,5 +1,6 @@
 """Files that a guest's QEMU may have planted or may be writing: read and cut without following links."""
 
+import errno
 import fcntl
 import os
 import stat
@@ -26,13 +27,34 @@ def write_whole(path: Path, data: bytes, mode: int = 0o600, sync: bool = True) -
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a regular file with one name. Raises Refused when it is anything else, OSError when missing."""
-    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    """A descriptor of a regular file with one name, made 0600 with O_CREAT. It never blocks.
+
+    Raises Refused when it is anything else, OSError when it is missing.
+    """
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise _planted(path) if e.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR) else e from e
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
         return fd
     os.close(fd)
-    raise Refused(f"{path} is not a plain file", hint="somebody put it there: look who, then remove the machine")
+    raise _planted(path)
+
+
+def create(path: Path) -> int:
+    """A descriptor to write a new file of ours. Raises Refused when somebody is quicker to put one there."""
+    path.unlink(missing_ok=True)
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileExistsError as e:
+        raise _planted(path) from e
+
+
+def _planted(path: Path) -> Refused:
+    return Refused(
+        f"{path} is not a plain file of ours", hint="somebody put it there: look who, then remove the machine"
+    )
 
 
 def read_tail(path: Path, limit: int, start: int = 0) -> bytes:

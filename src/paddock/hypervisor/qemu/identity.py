@@ -7,6 +7,7 @@ import pwd
 from pathlib import Path
 
 from paddock.base.run import Identity
+from paddock.hypervisor.qemu import files
 
 USER = "paddock-vm"
 KVM = Path("/dev/kvm")
@@ -51,13 +52,22 @@ def make_machine_directory(path: Path) -> None:
 
 
 def give(path: Path, *, writable: bool) -> None:
-    """Let QEMU's user read a file of ours, or own it."""
+    """Let QEMU's user read a file of ours, or own it. Raises Refused when it is no plain file."""
+    if vm_identity() is None:
+        return
+    fd = files.open_regular(path)
+    try:
+        give_open(fd, writable=writable)
+    finally:
+        os.close(fd)
+
+
+def give_open(fd: int, *, writable: bool) -> None:
+    """The same for a file that is open: by its name it could be another one meanwhile."""
     if identity := vm_identity():
-        if writable:
-            os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
-        else:
-            os.chown(path, 0, identity.gid, follow_symlinks=False)
-            path.chmod(0o640)
+        os.fchown(fd, identity.uid if writable else 0, identity.gid)
+        if not writable:
+            os.fchmod(fd, 0o640)
 
 
 def kvm_hint(identity: Identity | None) -> str:

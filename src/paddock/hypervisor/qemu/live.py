@@ -48,7 +48,7 @@ class Live:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        self.agent = GuestAgent(lambda timeout: connect(self.directory, "agent.sock", timeout))
+        self.agent = GuestAgent(lambda timeout: connect(self.directory, self.process, "agent.sock", timeout))
 
     @property
     def phase(self) -> Phase:
@@ -64,11 +64,11 @@ class Live:
         return self.qmp is not None and self.qmp.connected
 
     def control(self) -> Qmp:
-        """The QMP connection, made again when it was lost. Raises Unavailable."""
+        """The QMP connection, made again when it was lost. Raises Unavailable, Refused."""
         with self._lock:
             if not self.connected:
                 try:
-                    sock = connect(self.directory, "qmp.sock", QMP_WAIT)
+                    sock = connect(self.directory, self.process, "qmp.sock", QMP_WAIT)
                 except OSError as e:
                     raise Unavailable(f"QEMU's monitor can't be reached: {e}") from e
                 self.attach(Qmp.connect(self.thread, sock, self.on_event, QMP_WAIT))

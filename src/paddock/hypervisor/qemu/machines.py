@@ -5,7 +5,6 @@ in its directory say the same, so that the next process finds everything again.
 """
 
 import contextlib
-import errno
 import logging
 import shutil
 import threading
@@ -98,8 +97,6 @@ class QemuMachines:
         slot = self._slot(machine)
         with slot.lock:
             self._off(slot, "removed")
-            if unknown := process.find(slot.directory, machine, None):
-                unknown.end()
             if slot.directory.root.exists():
                 shutil.rmtree(slot.directory.root)
                 log.info("machine %s is removed", machine)
@@ -175,37 +172,52 @@ class QemuMachines:
             phase=Phase.RUNNING, pid=started.pid, boot_id=process.boot_id(), accelerator=accelerator,
             since=clock.now(), serial_from=marks.serial, log_from=marks.qemu,
         )  # fmt: skip
-        record.write_run(directory, run)
         live = self._live(slot, started, run)
-        scope.put_into_scope(machine.uuid, machine.name, started.pid)
         try:
-            qmp = start.meet(self._qmp, started, machine, directory, live.on_event)
-        except PaddockError:
-            started.kill()
-            started.gone(2)
-            qmp = None
-        if qmp is None:
-            raise self._stillborn(slot, machine, started, run)
-        live.attach(qmp)
+            with start.plain_errors(directory):
+                record.write_run(directory, run)
+                scope.put_into_scope(machine.uuid, machine.name, started.pid)
+                live.attach(self._meet(live, machine, run))
+        except BaseException as e:
+            self._stillborn(slot, live, str(e))
+            raise
         with self._changed:
             slot.run, slot.live = run, live
             self._tell()
         self._watcher.add(started.pidfd, lambda: self._ended(slot, live))
         log.info("machine %s runs under %s as process %d", machine.uuid, accelerator, started.pid)
 
-    def _stillborn(self, slot: Slot, machine: Machine, started: Process, run: Run) -> PaddockError:
-        """QEMU died before it answered: an error for the caller, and a state that says it is off."""
-        ended = started.reap()
-        error = start.why_it_died(machine, process.last_words(slot.directory, run.log_from), ended)
+    def _meet(self, live: Live, machine: Machine, run: Run) -> Qmp:
+        """The connection to a QEMU that was just started. Raises what it died of."""
+        try:
+            qmp = start.meet(self._qmp, live.process, machine, live.directory, live.on_event)
+        except Unavailable:
+            live.process.kill()
+            live.process.gone(2)
+            qmp = None
+        if qmp is None:
+            ended = live.process.reap()
+            raise start.why_it_died(machine, process.last_words(live.directory, run.log_from), ended)
+        return qmp
+
+    def _stillborn(self, slot: Slot, live: Live, why: str) -> None:
+        """Nobody would hold this QEMU: end it, and have a state that says it is off."""
+        live.process.end()
+        live.let_go()
+        self._note_off(slot, why)
+
+    def _note_off(self, slot: Slot, why: str) -> None:
         with self._changed:
-            slot.run = Run(phase=Phase.OFF, since=clock.now(), reason=str(error))
+            slot.run = Run(phase=Phase.OFF, since=clock.now(), reason=why)
             self._tell()
         self._save(slot)
-        return error
 
     def _off(self, slot: Slot, why: str) -> None:
         live = slot.live
         if live is None:
+            if unknown := process.find(slot.directory, slot.uuid, slot.run.pid):
+                unknown.end()
+                self._note_off(slot, why)
             return
         self._asked(slot, live, why)
         live.end()
@@ -278,13 +290,11 @@ class QemuMachines:
             slot.spec = slot.spec.model_copy(update={"epoch": epoch})
 
     def _save(self, slot: Slot) -> None:
-        """A full disk must keep nobody from stopping a machine: what is not written is found out by looking."""
+        """A full or broken disk keeps nobody from stopping a machine: what is not written is found out by looking."""
         try:
             with slot.saving, contextlib.suppress(FileNotFoundError):
                 record.write_run(slot.directory, slot.run)
         except OSError as e:
-            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
             log.warning("machine %s: that it is %s could not be written down: %s", slot.uuid, slot.run.phase, e)
 
     def _tell(self) -> None:

@@ -9,12 +9,13 @@ import os
 import select
 import signal
 import socket
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from paddock.base import clock, run
-from paddock.base.errors import Unavailable
+from paddock.base.errors import Refused, Unavailable
 from paddock.hypervisor.qemu import files
 from paddock.hypervisor.qemu.identity import vm_identity
 from paddock.hypervisor.qemu.layout import SOCKETS, MachineDir
@@ -73,8 +74,14 @@ def start(words: list[str], directory: MachineDir, lock: int) -> Process:
     child = run.spawn(
         words, output=directory.qemu_log, cwd=directory.root, identity=vm_identity(), pass_fds=(lock,),
     )  # fmt: skip
+    try:
+        pidfd = os.pidfd_open(child.pid)
+    except OSError:  # no descriptor left: nobody could hold it
+        child.kill()
+        child.wait()
+        raise
     child.returncode = 0  # not subprocess's business any more: we watch and reap it by its pidfd
-    return Process(child.pid, os.pidfd_open(child.pid))
+    return Process(child.pid, pidfd)
 
 
 def find(directory: MachineDir, uuid: UUID, recorded: int | None) -> Process | None:
@@ -96,13 +103,15 @@ def find(directory: MachineDir, uuid: UUID, recorded: int | None) -> Process | N
     return None
 
 
-def connect(directory: MachineDir, name: str, timeout: float) -> socket.socket:
-    """A connection to one of the machine's sockets. Raises OSError at once when there is none."""
+def connect(directory: MachineDir, process: Process, name: str, timeout: float) -> socket.socket:
+    """A connection to one of the machine's sockets. Raises OSError at once when there is none, Refused when it is not
+    `process` that listens there."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     sock.settimeout(timeout)
     fd = os.open(directory.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         sock.connect(f"/proc/self/fd/{fd}/{name}")
+        check_peer(sock, process, directory.root / name)
     except BaseException:
         sock.close()
         raise
@@ -111,15 +120,31 @@ def connect(directory: MachineDir, name: str, timeout: float) -> socket.socket:
     return sock
 
 
+def check_peer(sock: socket.socket, process: Process, path: Path) -> None:
+    """QEMU's user can put a link in a socket's place, to a listener that trusts us. Raises Refused when it did.
+
+    The kernel says who listens; as pid 0, where it is one of a PID namespace that we don't see: then its user counts.
+    """
+    size = struct.calcsize("3i")
+    pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    identity = vm_identity()
+    if pid == process.pid or (pid == 0 and uid == (identity.uid if identity else os.geteuid())):
+        return
+    raise Refused(
+        f"process {pid} of user {uid} answers at {path}, not QEMU {process.pid}",
+        hint="somebody put it there: look who, then power the machine off",
+    )
+
+
 def connect_soon(directory: MachineDir, process: Process, timeout: float) -> socket.socket | None:
     """A connection to the QMP socket of a QEMU that is starting; None when it ended instead.
 
-    Raises Unavailable when there is none after `timeout` seconds.
+    Raises Unavailable when there is none after `timeout` seconds, Refused when another process answers.
     """
     deadline = clock.monotonic() + timeout
     while clock.monotonic() < deadline:
         try:
-            return connect(directory, "qmp.sock", timeout)
+            return connect(directory, process, "qmp.sock", timeout)
         except (FileNotFoundError, ConnectionRefusedError):
             if process.gone(RETRY):
                 return None

@@ -1,15 +1,18 @@
 """Starting a machine: from its definition to a QEMU that answers, or a reason that a person can act on."""
 
+import contextlib
 import errno
 import logging
 import os
 import re
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from paddock.base import clock
 from paddock.base.errors import Conflict, PortTaken, Refused, Unavailable
-from paddock.hypervisor.qemu import files, identity, process
+from paddock.hypervisor.qemu import disks, files, identity, process
 from paddock.hypervisor.qemu.layout import MachineDir
 from paddock.hypervisor.qemu.process import Process
 from paddock.hypervisor.qemu.qmp import OnEvent, Qmp, QmpThread
@@ -17,6 +20,7 @@ from paddock.machine.spec import Machine, UserNetwork
 
 START_WAIT = 30.0  # seconds from exec to an answer: a host that swaps is slow
 LOCK_WAIT = 2.0
+RECORD_SIZE = 4096  # bytes that a start writes itself, at most
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +50,24 @@ def check_port(network: UserNetwork) -> None:
 
 def launch(words: list[str], directory: MachineDir) -> Process:
     """Start QEMU under the machine's lock. Raises Conflict when one runs already, Refused when it can't start."""
-    lock = _lock(directory)
+    with plain_errors(directory):
+        lock = _lock(directory)
+        try:
+            _hand_over(directory)
+            return process.start(words, directory, lock)
+        finally:
+            os.close(lock)
+
+
+@contextlib.contextmanager
+def plain_errors(directory: MachineDir) -> Iterator[None]:
+    """Say as DiskFull or Refused what the host's files and limits do not allow."""
     try:
-        _hand_over(directory)
-        return process.start(words, directory, lock)
-    finally:
-        os.close(lock)
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disks.full(directory.root, RECORD_SIZE) from e
+        raise Refused(f"the machine can't be started in {directory.root}: {e}", hint="see `paddock doctor`") from e
 
 
 def meet(thread: QmpThread, started: Process, machine: Machine, directory: MachineDir, on_event: OnEvent) -> Qmp | None:
@@ -73,7 +89,12 @@ def meet(thread: QmpThread, started: Process, machine: Machine, directory: Machi
 def why_it_died(machine: Machine, said: str, ended: str) -> PortTaken | Refused:
     """What QEMU's last words mean to the caller."""
     if "host forwarding rule" in said:
-        return _port_error(machine.network, None)
+        try:
+            check_port(machine.network)
+        except PortTaken as e:
+            return e
+        except Refused:
+            pass  # QEMU's own words say more
     return Refused(f"QEMU does not start: {shortened(said) or ended}", hint=_hint(said))
 
 
@@ -89,14 +110,15 @@ def _hint(said: str) -> str:
         "Permission denied": "QEMU's user may not open it: `paddock doctor` checks permissions",
         "Could not access KVM": "`paddock doctor` says what is wrong with /dev/kvm",
         'write" lock': "another process uses the disk: see `fuser -v` on it",
+        "host forwarding rule": "QEMU's user may not listen there: is the port below 1024? Choose another port range",
         "unsupported machine type": "this QEMU is too old or too new for the machine: see `qemu -machine help`",
     }
     return next((hint for words, hint in hints.items() if words in said), "see qemu.log in the machine's directory")
 
 
-def _port_error(network: UserNetwork, error: OSError | None) -> PortTaken | Refused:
+def _port_error(network: UserNetwork, error: OSError) -> PortTaken | Refused:
     where = f"{network.ssh_address}:{network.ssh_port}"
-    if error is None or error.errno == errno.EADDRINUSE:
+    if error.errno == errno.EADDRINUSE:
         return PortTaken(f"{where} is in use by another program", hint="take another port, or end that program")
     return Refused(f"{where} can't be listened on: {error.strerror}", hint="choose another address or port range")
 
@@ -105,9 +127,22 @@ def _hand_over(directory: MachineDir) -> None:
     """What QEMU writes belongs to its user, even where an earlier run was another one's."""
     identity.make_machine_directory(directory.root)
     identity.give(directory.seed, writable=False)
-    os.close(os.open(directory.serial_log, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    for path in (directory.system_disk, directory.serial_log):
-        identity.give(path, writable=True)
+    identity.give(directory.system_disk, writable=True)
+    serial = files.open_regular(directory.serial_log, os.O_RDWR | os.O_CREAT)
+    try:
+        identity.give_open(serial, writable=True)
+    finally:
+        os.close(serial)
+    _keep(directory.qemu_log)
+
+
+def _keep(path: Path) -> None:
+    """Ours: in a sticky directory nobody else can put another thing in its place."""
+    fd = files.open_regular(path, os.O_RDWR | os.O_CREAT)
+    try:
+        os.fchown(fd, os.geteuid(), -1)
+    finally:
+        os.close(fd)
 
 
 def _lock(directory: MachineDir) -> int:
