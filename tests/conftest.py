@@ -11,3 +11,5 @@ def pytest_configure() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
+    # Where the run was started with Ctrl-C ignored (in the background of a script), so would all that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)

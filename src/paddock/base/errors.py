@@ -88,6 +88,12 @@ class StaleEpoch(PaddockError):
     code = "stale_epoch"
 
 
+class Removed(StaleEpoch):
+    """This machine was removed for good; its uuid is never used again."""
+
+    code = "removed"
+
+
 class Unavailable(PaddockError):
     """It did not answer, or not in time; trying again may help."""
 
@@ -115,6 +121,7 @@ _BY_CODE: dict[str, type[PaddockError]] = {
         NoRoom,
         PortTaken,
         StaleEpoch,
+        Removed,
         Unavailable,
         CommandFailed,
     )

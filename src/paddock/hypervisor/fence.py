@@ -16,7 +16,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from paddock.base import clock
-from paddock.base.errors import Invalid, NotFound, StaleEpoch, Unavailable
+from paddock.base.errors import Invalid, NotFound, Removed, StaleEpoch, Unavailable
 from paddock.hypervisor.base import Capabilities, Disks, Guest, Hypervisor, Machines, Streams
 from paddock.hypervisor.files import overwrite, write_atomically
 from paddock.machine.image import ImageManifest
@@ -79,7 +79,7 @@ class Gate:
         if epoch < known.epoch:
             raise StaleEpoch(f"epoch {epoch} is older than {known.epoch}, which machine {machine} has already seen")
         if known.removed and not removal:
-            raise StaleEpoch(f"machine {machine} was removed in epoch {known.epoch}; epoch {epoch} can't bring it back")
+            raise Removed(f"machine {machine} was removed in epoch {known.epoch}; epoch {epoch} can't bring it back")
         if removal and not known.removed:
             # Before the removal begins: one that is cut off half-way can only be finished.
             self._save(machine, Record(epoch=epoch, removed=clock.now()))

@@ -19,7 +19,7 @@ from django.db.models.functions import Now
 from procrastinate.contrib.django import app
 
 from paddock.base import clock
-from paddock.base.errors import PaddockError, StaleEpoch, Unavailable
+from paddock.base.errors import PaddockError, Refused, Removed, StaleEpoch, Unavailable
 from paddock.base.log import correlation_id
 from paddock.cloud.flows import locks
 from paddock.cloud.flows.outcome import Closed, Told, write
@@ -94,7 +94,7 @@ def advance(flow: Flow[R], row_id: int, *, if_due: bool = False) -> float | None
             return None
         try:
             return _drive(flow, _take(flow, row_id, if_due))
-        except (LeaseLost, StaleEpoch) as e:
+        except LeaseLost as e:
             log.info("%s %d is somebody else's now: %s", flow.kind, row_id, e)
             return None
 
@@ -125,8 +125,10 @@ def _attempt(flow: Flow[R], row: R) -> Next[R] | PaddockError:
     """Run the step. Only what this very step can't get over is returned as an error."""
     try:
         outcome = flow.step(row)(row)
-    except (LeaseLost, StaleEpoch, OperationalError):
+    except (LeaseLost, OperationalError):
         raise
+    except StaleEpoch as e:
+        return _refused_by_node(row, e)
     except Unavailable as e:
         outcome = _backoff(row, e)
     except PaddockError as e:
@@ -140,6 +142,15 @@ def _attempt(flow: Flow[R], row: R) -> Next[R] | PaddockError:
     if isinstance(outcome, Again) and row.overdue:
         return Unavailable(f"gave up after {_limit(flow, row):g} s in step {row.step}: {outcome.waiting_for}")
     return outcome
+
+
+def _refused_by_node(row: Living, error: StaleEpoch) -> PaddockError:
+    """A node that knows a newer epoch: another worker's, so this one stops; or, after the database was restored from a
+    backup, one of a time that the database does not know, which only a person can judge."""
+    if not type(row)._default_manager.filter(pk=row.pk, epoch=row.epoch).exists():
+        raise LeaseLost(error.message) from error
+    hint = "was the database restored from a backup? deleting this row leaves what is on the node alone"
+    return error if isinstance(error, Removed) else Refused(f"the node knows better: {error.message}", hint=hint)
 
 
 def _backoff(row: Living, error: Exception) -> Again:

@@ -4,17 +4,20 @@ from collections.abc import Callable
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from paddock.base import clock
 from paddock.base.errors import Conflict, InUse, PaddockError, Refused
-from paddock.cloud.flows.engine import Flow, register, wake
+from paddock.cloud.flows.engine import Flow, from_now, register, wake
 from paddock.cloud.flows.steps import Again, Done, Gone, Next, Then, step
 from paddock.cloud.models import Action, Image, ImageCopy, Server
 from paddock.cloud.nodes import hypervisor
 from paddock.images import build
 from paddock.images.importer import import_disk
 from paddock.images.store import ImageStore
+
+BUILD_SECONDS = 3600.0
 
 
 def want(image: Image) -> None:
@@ -29,7 +32,7 @@ def want(image: Image) -> None:
             problem="",
             step="build",
             step_since=Now(),
-            deadline=None,
+            deadline=from_now(BUILD_SECONDS),
         )
         if begun:
             wake(image, ImageFlow.kind)
@@ -43,10 +46,15 @@ class ImageFlow(Flow[Image]):
     lock_class = 2
     model = Image
 
-    @step(seconds=3600, by_hand=False)
+    @step(seconds=BUILD_SECONDS, by_hand=False)
     def build(self, image: Image) -> Next[Image]:
-        """Build it from Debian's packages, in a process that outlives the worker."""
+        """Start building it from Debian's packages, in a process that outlives the worker."""
         build.start_build(image.name, settings.STATE.images, settings.STATE.uploads)
+        return Then(self.await_built)
+
+    @step(seconds=BUILD_SECONDS, by_hand=False)
+    def await_built(self, image: Image) -> Next[Image]:
+        """Wait for the builder."""
         status = build.build_status(image.name, settings.STATE.images, settings.STATE.uploads)
         if status.state == "failed":
             raise Refused(f"image {image.name} could not be built: {status.error}")
@@ -56,7 +64,7 @@ class ImageFlow(Flow[Image]):
         self._adopt(image, status.sha256)
         return Then(self.rest, finishes=True)
 
-    @step(seconds=3600, by_hand=False)
+    @step(seconds=BUILD_SECONDS, by_hand=False)
     def take_in(self, image: Image) -> Next[Image]:
         """Check what was uploaded, and make an image of it."""
         upload = settings.STATE.uploads / f"image-{image.pk}"
@@ -89,8 +97,14 @@ class ImageFlow(Flow[Image]):
         )
 
     @step(by_hand=False)
-    def rest(self, _image: Image) -> Next[Image]:
-        """Nothing to do until somebody wants it."""
+    def rest(self, image: Image) -> Next[Image]:
+        """Nothing to do until somebody wants it. What was asked of it, by however many, has ended with it."""
+        asked = _running(image)
+        if image.state == "ready" and not image.problem:
+            asked.update(status="success", progress=100, finished=Now())
+        elif image.state != "building":
+            why = image.problem or "nothing came of it"
+            asked.update(status="error", progress=100, finished=Now(), error_code="refused", error_message=why)
         return Done()
 
     def divert(self, image: Image) -> "Callable[[Image], Next[Image]] | None":
@@ -102,6 +116,8 @@ class ImageFlow(Flow[Image]):
     @step(by_hand=False, destroys=True)
     def destroy(self, image: Image) -> Next[Image]:
         """Remove every copy."""
+        if other := Image.objects.filter(sha256=image.sha256).exclude(sha256="").exclude(pk=image.pk).first():
+            ImageCopy.objects.filter(image=image).update(image=other)  # the same content, of another project
         for copy in ImageCopy.objects.filter(image=image).select_related("node"):
             hypervisor(copy.node).disks.remove_image(copy.sha256)
             copy.delete()
@@ -110,18 +126,18 @@ class ImageFlow(Flow[Image]):
     @step(by_hand=False)
     def forget(self, image: Image) -> Next[Image]:
         """Delete it from the store, and the row."""
+        (settings.STATE.uploads / f"image-{image.pk}").unlink(missing_ok=True)
         if image.sha256 and not Image.objects.filter(sha256=image.sha256).exclude(pk=image.pk).exists():
             ImageStore(settings.STATE.images).remove(image.sha256)
-        (settings.STATE.uploads / f"image-{image.pk}").unlink(missing_ok=True)
-        Image.objects.filter(pk=image.pk, epoch=image.epoch).delete()
-        Action.objects.filter(kind=self.kind, row_id=image.pk, status="running").update(
-            status="success", progress=100, finished=Now()
-        )
+        with transaction.atomic():
+            _running(image).update(status="success", progress=100, finished=Now())
+            Image.objects.filter(pk=image.pk, epoch=image.epoch).delete()
         return Gone()
 
     def failed(self, image: Image, error: PaddockError) -> Next[Image]:
         """Say why; asking for it again tries again."""
-        image.set(state="failed", problem=error.message, doing="", delete_requested=False)
+        state = "ready" if image.sha256 else "failed"  # only its removal failed
+        image.set(state=state, problem=error.message, doing="", delete_requested=False)
         return Then(self.rest)
 
 
@@ -135,6 +151,9 @@ def ask_build(image: Image, correlation_id: str, project_id: int) -> Action:
     if image.state == "ready":
         raise Conflict(f"image {image.name} is already built")
     with transaction.atomic():
+        Image.objects.select_for_update().get(pk=image.pk)
+        if asked := _running(image).filter(project_id=project_id).first():
+            return asked
         action = _action(image, "build_image", correlation_id, project_id)
         want(image)
         Image.objects.filter(pk=image.pk, action_id=None).update(action_id=action.pk)
@@ -162,6 +181,10 @@ def delete(image: Image, correlation_id: str) -> None:
         Image.objects.filter(pk=image.pk).update(delete_requested=True)
         _action(image, "delete_image", correlation_id, image.project_id)
         wake(image, ImageFlow.kind, urgent=True)
+
+
+def _running(image: Image) -> "QuerySet[Action]":
+    return Action.objects.filter(kind=ImageFlow.kind, row_id=image.pk, status="running")
 
 
 def _action(image: Image, command: str, correlation_id: str, project_id: int | None) -> Action:

@@ -25,6 +25,7 @@ from paddock.machine.state import HostFacts, MachineState, Phase
 log = logging.getLogger(__name__)
 
 LOCK_CLASS = 3
+LOST = "lost"  # what is observed of a machine that its node does not have
 LOOK_EVERY = 5.0  # seconds between looks at a node on which nothing happens
 GATHER = 0.25  # seconds that news wait for more: a create tells of itself three times, and knows it already
 RETRY = 1.0  # seconds after a node did not answer
@@ -119,9 +120,9 @@ def compare(node: Node, machines: dict[str, MachineState]) -> None:
     rows = Server.objects.filter(node=node, status__in=SETTLED, step__in=("rest", "watch"))
     for server in rows.only("id", "uuid", "status", "observed", "image_sha256"):
         machine = machines.get(server.uuid.hex)
-        phase = machine.phase if machine else ""
+        phase = machine.phase if machine else LOST
         if phase != server.observed and _matters(server, phase):
-            Server.objects.filter(pk=server.pk, step__in=("rest", "watch")).update(observed=phase or "lost")
+            Server.objects.filter(pk=server.pk, step__in=("rest", "watch")).update(observed=phase)
             wake(server, ServerFlow.kind)
 
 

@@ -1,10 +1,12 @@
 """A server's life, from the request to its last trace. Read it top to bottom: it is in the order things happen."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import ClassVar
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from paddock.base import clock
@@ -95,8 +97,11 @@ class ServerFlow(Flow[Server]):
         power = Power.ON_PAUSED if server.start_paused else Power.ON
         try:
             _host(server).machines.power(server.uuid, power, server.epoch)
-        except PortTaken:
+        except PortTaken as e:
+            if server.port_tries >= _node(server).ssh_ports:
+                raise NoRoom(f"none of the node's SSH ports can be used; the last said: {e.message}") from e
             claim.take_next_port(server)
+            server.set(port_tries=server.port_tries + 1, only_step="")
             return Then(self.cloud_init)
         server.set(
             status=Status.PAUSED if server.start_paused else Status.RUNNING,
@@ -105,6 +110,7 @@ class ServerFlow(Flow[Server]):
             ready_at=None,
             ready_by=[],
             start_paused=False,
+            port_tries=0,
             observed=Phase.PAUSED if server.start_paused else Phase.RUNNING,
             accelerator=_node(server).facts.get("accelerator", ""),
         )
@@ -201,8 +207,10 @@ class ServerFlow(Flow[Server]):
 
     @step(needs="running", by_hand=False)
     def power_off(self, server: Server) -> Next[Server]:
-        """Stop QEMU, like pulling the plug."""
-        _host(server).machines.power(server.uuid, Power.OFF, server.epoch)
+        """Stop QEMU, like pulling the plug. What never got as far as a machine is off already."""
+        with suppress(NotFound):
+            if server.node is not None:
+                hypervisor(server.node).machines.power(server.uuid, Power.OFF, server.epoch)
         _is_off(server, Phase.OFF)
         return Then(self.rest, finishes=True)
 
@@ -248,15 +256,8 @@ class ServerFlow(Flow[Server]):
             deleted, _ = Server.objects.filter(pk=server.pk, epoch=server.epoch).delete()
             if deleted and server.node is not None:
                 server.node.release(server.cores, server.memory_mib, server.disk_gib)
-            running = Action.objects.filter(kind=self.kind, row_id=server.pk, status="running")
-            running.filter(command="delete_server").update(status="success", progress=100, finished=Now())
-            running.exclude(command="delete_server").update(
-                status="error",
-                progress=100,
-                finished=Now(),
-                error_code="server_deleted",
-                error_message="the server was deleted before this was done",
-            )
+            _running(server).filter(command="delete_server").update(status="success", progress=100, finished=Now())
+            _give_up_others(server, "the server was deleted before this was done")
         return Gone()
 
     def failed(self, server: Server, error: PaddockError) -> Next[Server]:
@@ -264,18 +265,31 @@ class ServerFlow(Flow[Server]):
         server.set(problem=error.message)
         if server.step in ("destroy", "forget"):
             server.set(delete_requested=False, status=Status.UNKNOWN)
+            _give_up_others(server, "the server's removal failed half-way")
         elif server.step not in ("await_off", "watch", "reboot", "reset", "shutdown", "power_off"):
             server.set(status=Status.OFF)
         elif server.status == Status.STOPPING:
-            server.set(status=Status.RUNNING)
+            server.set(status=Status.OFF if server.node is None else Status.RUNNING)
+            return Then(self.rest if server.node is None else self.look)
         return Then(self.rest)
 
 
 ON_WISH: dict[str, dict[str, object]] = {
-    "start_server": {"status": Status.STARTING, "restarts": 0},
+    "start_server": {"status": Status.STARTING, "restarts": 0, "port_tries": 0},
     "stop_server": {"status": Status.STOPPING},
     "shutdown_server": {"status": Status.STOPPING},
 }
+
+
+def _running(server: Server) -> "QuerySet[Action]":
+    return Action.objects.filter(kind=ServerFlow.kind, row_id=server.pk, status="running")
+
+
+def _give_up_others(server: Server, why: str) -> None:
+    """End, as failed, all that was asked of a server besides its deletion."""
+    _running(server).exclude(command="delete_server").update(
+        status="error", progress=100, finished=Now(), error_code="server_deleted", error_message=why
+    )
 
 
 def _node(server: Server) -> Node:

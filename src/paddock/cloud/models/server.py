@@ -42,6 +42,7 @@ class Server(Living):
     node = models.ForeignKey(Node, null=True, on_delete=models.PROTECT)
     number = models.IntegerField(null=True)
     ssh_port = models.IntegerField(null=True)
+    port_tries = models.IntegerField(default=0)  # SSH ports that were taken by others, one after another
     cores = models.IntegerField()
     memory_mib = models.BigIntegerField()
     disk_gib = models.BigIntegerField()
