@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from paddock.base import clock
 from paddock.cloud.models import Action, Image, Server
+from paddock.hypervisor.faults import FaultOrder
+from paddock.hypervisor.remote import RemoteHypervisor
 from tests.api.caller import Caller, fields
 from tests.api.live import LiveApi
 from tests.cloud.harness import Cloud
@@ -82,6 +85,27 @@ def test_exec_where_nothing_answers(stream: Stream, cloud: Cloud) -> None:
     stream.refused("GET", path.format(server.pk), 405, "method_not_allowed")
     stream.refused("GET", "/v1/anything/exec", 404, "not_found")
     cloud.settle()
+
+
+def test_exec_of_too_many_at_once(stream: Stream, cloud: Cloud) -> None:
+    """Commands may take minutes: those of one project leave room for the others', and for everything else."""
+    server, host = cloud.running_server(), cloud.host()
+    assert isinstance(host, RemoteHypervisor)
+
+    def ask_one(_: int) -> Any:
+        return stream("POST", f"/x/v1/servers/{server.pk}/exec", json={"argv": ["true"]})
+
+    host.inject(FaultOrder(delay=2.0))
+    try:
+        with ThreadPoolExecutor(12) as pool:
+            answers = list(pool.map(ask_one, range(12)))
+    finally:
+        host.inject(FaultOrder(clear=True))
+    refused = [a.json()["error"] for a in answers if a.status_code == 503]
+    assert sorted(a.status_code for a in answers) == [200] * 8 + [503] * 4
+    assert {e["code"] for e in refused} == {"unavailable"}
+    assert "8 commands run in guests of this project already" in refused[0]["message"]
+    assert ask_one(0).status_code == 200
 
 
 def test_chunks_without_end_are_cut_off(stream: Stream) -> None:

@@ -1,13 +1,15 @@
 """The door to processes."""
 
+import errno
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from paddock.base import clock
-from paddock.base.errors import CommandFailed, Refused
-from paddock.base.run import run, spawn
+from paddock.base.errors import CommandFailed, DiskFull, Refused
+from paddock.base.run import _no_output, run, spawn
 
 
 def test_output_and_code() -> None:
@@ -51,6 +53,14 @@ def test_spawned_process_has_a_session_of_its_own_and_no_pipe_to_us(tmp_path: Pa
 
 def test_output_goes_through_no_planted_link(tmp_path: Path) -> None:
     (tmp_path / "log").symlink_to(tmp_path / "victim")
-    with pytest.raises(OSError, match="symbolic link"):
+    with pytest.raises(Refused, match="symbolic link"):
         spawn(["true"], output=tmp_path / "log")
     assert not (tmp_path / "victim").exists()
+
+
+def test_output_that_cannot_be_opened_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=f"true could not be started: its output can't go to {tmp_path}: Is a directory"):
+        spawn(["true"], output=tmp_path)
+    full = _no_output(("true",), tmp_path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert isinstance(full, DiskFull)
+    assert "No space left" in full.message

@@ -10,7 +10,7 @@ from paddock.base import clock
 from paddock.base.errors import Conflict, NotFound, PaddockError, Unavailable
 from paddock.hypervisor.base import Hypervisor
 from paddock.machine.spec import Power
-from tests.contract.conftest import Made
+from tests.contract.conftest import FAKES, Made
 from tests.contract.harness import Harness, until
 
 
@@ -96,9 +96,8 @@ def test_guest_that_is_not_there(hypervisor: Hypervisor, made: Made) -> None:
         hypervisor.guest.exec(made.new().uuid, ("true",), "", 0.5)
 
 
+@pytest.mark.parametrize("shared", FAKES, indirect=True)  # a real guest of the contract's image has no guest agent
 def test_commands_in_a_guest(harness: Harness, made: Made) -> None:
-    if harness.real:
-        pytest.skip("the contract's image has no guest agent; tests/guests has one")
     guest = harness.hypervisor.guest
     machine = made.new()
     harness.hypervisor.machines.power(machine.uuid, Power.ON, 1)

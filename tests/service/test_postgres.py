@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -298,6 +299,36 @@ def test_restore_puts_a_dump_in_the_place_of_the_data(cluster: Cluster, furnishe
     start(prepared(furnished), furnished)
     assert query(cluster, "SELECT n FROM kept") == 42
     assert (replaced / "PG_VERSION").exists()
+
+
+@pytest.mark.parametrize("at", [".part", ".replacing"])
+def test_a_restore_that_dies_in_the_swap_is_finished(
+    cluster: Cluster, furnished: StateDir, tmp_path: Path, at: str
+) -> None:
+    execute(cluster, "CREATE TABLE kept AS SELECT 42 AS n")
+    dump = tmp_path / "monday.dump"
+    pgupgrade.backup(furnished, dump)
+    execute(cluster, "UPDATE kept SET n = 7")
+    replaced = cluster.data.with_name(f"{cluster.data.name}.replaced")
+    replaced.mkdir()  # of an earlier restore
+    assert _dies_renaming(at, lambda: pgupgrade.restore(furnished, dump, lambda _: None)) == 9
+    start(prepared(furnished), furnished)
+    assert query(cluster, "SELECT n FROM kept") == 42
+    assert (replaced / "PG_VERSION").exists()
+    assert sorted(p.name for p in furnished.database.iterdir() if p.is_dir()) == [cluster.data.name, replaced.name]
+
+
+def _dies_renaming(suffix: str, work: Callable[[], object]) -> int:
+    """The exit code of a process that does the work, and is gone just before it renames what has this suffix."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    rename = Path.rename
+    try:
+        Path.rename = lambda path, target: os._exit(9) if path.suffix == suffix else rename(path, target)  # type: ignore
+        work()
+    finally:
+        os._exit(1)
 
 
 def test_a_broken_dump_changes_nothing(cluster: Cluster, furnished: StateDir, tmp_path: Path) -> None:

@@ -245,3 +245,32 @@ def test_it_is_small(supervise: Any) -> None:
     run = supervise({"name": "one", "argv": SLEEP})
     run.until("^up")
     assert procs.memory(run.process.pid, children=False) < 25 * 1024
+
+
+def test_a_status_that_cannot_be_written_ends_nothing(supervise: Any, directory: StateDir) -> None:
+    directory.status.mkdir()  # as good as a full disk
+    run = supervise({"name": "weak", "argv": shell("sleep 0.3; exit 7")})
+    run.until("^up")
+    run.until("^restarting weak")
+    run.until("^ready weak")
+    assert run.stop() == 0
+    run.until("^down")
+
+
+def test_a_log_that_cannot_be_written_delays_a_restart_and_ends_nothing(supervise: Any, directory: StateDir) -> None:
+    run = supervise({"name": "victim", "argv": SLEEP}, {"name": "other", "argv": SLEEP})
+    run.until("^up")
+    log = directory.log / "victim.log"
+    log.unlink()
+    log.mkdir()
+    other = run.mark("other")
+    procs.send(run.mark("victim"), signal.SIGKILL)
+    run.until("^restarting victim")
+    end = clock.monotonic() + 10
+    while "Is a directory" not in str(recorded(directory)[0]["why"]):
+        assert clock.monotonic() < end, recorded(directory)
+        clock.sleep(0.02)
+    log.rmdir()
+    run.until("^ready victim")
+    assert run.mark("other") == other
+    assert run.stop() == 0

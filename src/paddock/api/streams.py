@@ -4,7 +4,9 @@ import fcntl
 import hashlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
 
@@ -23,7 +25,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from paddock.api.auth import check_token, secret_of
 from paddock.api.errors import ApiError, from_pydantic, invalid, known, missing, not_allowed
 from paddock.api.v1 import actions, images
-from paddock.base.errors import Conflict
+from paddock.base.errors import Conflict, Unavailable
 from paddock.base.log import correlation_id
 from paddock.cloud.flows import image as image_flow
 from paddock.cloud.models import Action, Image, Node, Server, Token
@@ -32,6 +34,8 @@ from paddock.machine.state import GuestResult
 
 log = logging.getLogger(__name__)
 CHUNK = 64 * 1024
+COMMANDS = 32  # in guests at once: they may take minutes, so their threads are not those of everything else
+COMMANDS_OF_A_PROJECT = 8
 T = TypeVar("T")
 
 
@@ -69,12 +73,34 @@ async def run_in_guest(request: Request) -> Response:
     try:
         server, node = await _in_thread(_server, *_asked(request))
         wanted = Exec.model_validate_json(await request.body())
-        result = await _in_thread(_exec, server, node, wanted)
+        with _counted(server.project_id):
+            result = await _in_thread(_exec, server, node, wanted, limiter=_commands)
         return JSONResponse(result.model_dump(mode="json"))
     except ValidationError as e:
         return answer(from_pydantic(e.errors()))
     except Exception as e:
         return answer(e)
+
+
+_commands = anyio.CapacityLimiter(COMMANDS)
+_running: Counter[int] = Counter()  # commands in guests, by project; only the event loop's thread touches it
+
+
+@contextmanager
+def _counted(project: int) -> Iterator[None]:
+    """One more command of the project. Raises Unavailable when it has enough of them: others want to run some too."""
+    if _running[project] >= COMMANDS_OF_A_PROJECT:
+        raise Unavailable(
+            f"{COMMANDS_OF_A_PROJECT} commands run in guests of this project already",
+            hint="try again when one of them has ended",
+        )
+    _running[project] += 1
+    try:
+        yield
+    finally:
+        _running[project] -= 1
+        if not _running[project]:
+            del _running[project]
 
 
 def _asked(request: Request | WebSocket) -> tuple[str, int]:
@@ -220,8 +246,9 @@ def _take_in(image: Image, digest: str) -> tuple[Image, Action]:
     return row, action
 
 
-async def _in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Run what uses the database in a thread, whose connection then goes back to the pool."""
+async def _in_thread(function: Callable[..., T], *args: Any, limiter: anyio.CapacityLimiter | None = None) -> T:
+    """Run what uses the database in a thread, whose connection then goes back to the pool. The limiter says how many
+    such threads there may be at once; by default all share one."""
 
     def run() -> T:
         try:
@@ -229,7 +256,7 @@ async def _in_thread(function: Callable[..., T], *args: Any) -> T:
         finally:
             connections.close_all()
 
-    return await anyio.to_thread.run_sync(run)
+    return await anyio.to_thread.run_sync(run, limiter=limiter)
 
 
 async def _not_allowed(request: Request, error: Exception) -> Response:

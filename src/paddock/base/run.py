@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from paddock.base.errors import CommandFailed, Refused
+from paddock.base.errors import CommandFailed, DiskFull, Refused
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +96,11 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, its stdout and stderr appended to `output`.
 
-    It has no pipe to us, so it neither ends nor blocks when we end. Raises Refused when it can't be started.
+    It has no pipe to us, so it neither ends nor blocks when we end. Raises Refused when it can't be started, DiskFull
+    when there is no room for its output.
     """
     words = tuple(str(a) for a in argv)
-    fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = _open_output(words, output)
     try:
         process = subprocess.Popen(
             words,
@@ -134,6 +135,21 @@ def become(argv: Sequence[str | Path]) -> NoReturn:
         raise Refused(f"{words[0]} is not installed", hint="`paddock doctor` says what to install") from e
     except OSError as e:
         raise _explained(words, e) from e
+
+
+def _open_output(words: Sequence[str], output: Path) -> int:
+    try:
+        return os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as e:
+        raise _no_output(words, output, e) from e
+
+
+def _no_output(words: Sequence[str], output: Path, error: OSError) -> Refused:
+    what = f"{words[0]} could not be started: its output can't go to {output}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull(f"{what}: {error.strerror}", hint="make room")
+    why = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+    return Refused(f"{what}: {why}", hint="see who put what there")
 
 
 def _as(identity: Identity | None) -> dict[str, Any]:

@@ -39,6 +39,7 @@ def prepare(state: StateDir, doing: Callable[[str], None], connections: int = 60
     """
     owner = identity(state)
     make_directory(state, owner)
+    _finish_swaps(state)
     new, old = choose(state, pgprograms.find(state))
     doing(f"PostgreSQL {new.version}")
     cluster = _cluster(state, new, owner)
@@ -98,11 +99,43 @@ def restore(state: StateDir, dump: Path, doing: Callable[[str], None]) -> Path:
         _restore(part, copy, state.log / "postgres-restore.log")
     finally:
         copy.unlink()
-    replaced = cluster.data.with_name(f"{cluster.data.name}.replaced")
+    return _swap(cluster.data, part.data)
+
+
+def _swap(data: Path, part: Path) -> Path:
+    """Put complete new data in the place of the old: the path of the old. Broken off anywhere, `_finish_swaps` ends it.
+
+    A name of its own says that a swap is under way: `.replaced` stays for as long as a person keeps it.
+    """
+    data.rename(_replacing(data))
+    part.rename(data)
+    return _keep_replaced(data)
+
+
+def _finish_swaps(state: StateDir) -> None:
+    """End the swaps that were broken off. Without this, an empty database would take the place of the data."""
+    for old in state.database.glob("*.replacing"):
+        data = old.with_suffix("")
+        part = data.with_name(f"{data.name}.part")
+        if data.exists():
+            _keep_replaced(data)
+        elif part.exists():  # it was complete before the swap began, and nothing has touched it since
+            part.rename(data)
+            _keep_replaced(data)
+        else:
+            old.rename(data)
+
+
+def _keep_replaced(data: Path) -> Path:
+    """Only now, with the new data in its place, does what an earlier restore replaced go."""
+    replaced = data.with_name(f"{data.name}.replaced")
     discard(replaced)
-    cluster.data.rename(replaced)
-    part.data.rename(cluster.data)
+    _replacing(data).rename(replaced)
     return replaced
+
+
+def _replacing(data: Path) -> Path:
+    return data.with_name(f"{data.name}.replacing")
 
 
 def _cluster(state: StateDir, programs: Programs, owner: Identity | None) -> Cluster:

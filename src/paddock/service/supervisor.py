@@ -160,8 +160,9 @@ class Supervisor:
         child.restarts += 1
         try:
             self._start(child)
-        except PaddockError as e:
+        except (PaddockError, OSError) as e:  # a full disk, say: the others run on, and it may pass
             log.warning("%s: %s; starts again in %.0f s", child.process.name, e, child.fail(str(e)))
+            self._note()
 
     def _failed(self, child: Child, how: str) -> StartFailed:
         said = tail(child.log, after=child.log_start)
@@ -219,9 +220,13 @@ class Supervisor:
         self.told_to_stop += 1
 
     def _note(self) -> None:
-        """Write down what runs, for `status` and for the next supervisor, should we be killed."""
+        """Write down what runs, for `status` and for the next supervisor, should we be killed. A disk that is full must
+        not end what runs."""
         rows = [_row(child) for child in self.children]
-        write_private(self.state.status, json.dumps({"processes": rows}) + "\n")
+        try:
+            write_private(self.state.status, json.dumps({"processes": rows}) + "\n")
+        except OSError as e:
+            log.error("%s could not be written (%s): `paddock status` is out of date", self.state.status, e.strerror)
 
 
 def stop_leftovers(state: StateDir) -> list[str]:
