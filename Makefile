@@ -21,7 +21,7 @@ setup: ## Install what is missing: Debian packages, .venv
 demo: setup ## A cloud on this machine with a Debian server in it
 	@scripts/demo
 
-test: setup lint ## Everything, real guests included (about 12 minutes without KVM)
+test: setup lint ## Everything, real guests included (about 15 minutes on two cores without KVM)
 	$(BIN)/pytest
 
 check: setup lint ## Lint, types, import contracts and the fast tests (2 minutes)
