@@ -33,6 +33,11 @@ STATUS = {
     "unsupported_error": 422,
     "resource_in_use": 422,
     "protected": 423,
+    "server_not_stopped": 422,
+    "volume_already_attached": 422,
+    "resource_limit_exceeded": 403,
+    "placement_error": 422,
+    "no_space_left_in_location": 422,
 }
 
 

@@ -58,10 +58,52 @@ class InUse(Conflict):
     code = "resource_in_use"
 
 
+class Protected(Conflict):
+    """Somebody protected it against this; they can take the protection away."""
+
+    code = "protected"
+
+
+class NotStopped(Conflict):
+    """This needs the server to be off."""
+
+    code = "server_not_stopped"
+
+
+class AlreadyAttached(Conflict):
+    """The volume is at a server already."""
+
+    code = "volume_already_attached"
+
+
+class LimitExceeded(PaddockError):
+    """The project may not have more of this. `field` names the limit."""
+
+    code = "resource_limit_exceeded"
+
+
+class PlacementFailed(PaddockError):
+    """No node keeps the rules of the placement group."""
+
+    code = "placement_error"
+
+
+class NoSpace(PaddockError):
+    """No node has room for a volume of this size."""
+
+    code = "no_space_left_in_location"
+
+
 class Refused(PaddockError):
     """This host or node can't do this, and will not be able to until somebody changes it."""
 
     code = "refused"
+
+
+class Unsupported(Refused):
+    """This node, driver or guest can't do what was asked; the message says which and why."""
+
+    code = "unsupported_error"
 
 
 class DiskFull(Refused):
@@ -116,7 +158,14 @@ _BY_CODE: dict[str, type[PaddockError]] = {
         NameTaken,
         InUse,
         Locked,
+        Protected,
+        NotStopped,
+        AlreadyAttached,
+        LimitExceeded,
+        PlacementFailed,
+        NoSpace,
         Refused,
+        Unsupported,
         DiskFull,
         NoRoom,
         PortTaken,

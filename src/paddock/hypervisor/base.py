@@ -1,8 +1,9 @@
-"""The hypervisor port: four small protocols, and what a driver can do as data.
+"""The hypervisor port: five small protocols, and what a driver can do as data.
 
 All calls are synchronous, idempotent, and safe to repeat after any failure. What a driver makes on its host is named
-by the machine's uuid. A change carries the caller's `epoch`: a driver refuses one lower than it has seen for that
-machine (StaleEpoch), and after `remove` it refuses everything up to that epoch, even after a restart.
+by the uuid of a machine or a volume. A change carries the caller's `epoch`: a driver refuses one lower than it has seen
+for that machine or volume (StaleEpoch), and after a removal it refuses everything up to that epoch, even after a
+restart.
 """
 
 from typing import Protocol
@@ -11,8 +12,19 @@ from uuid import UUID
 from anyio.abc import ByteStream
 
 from paddock.machine.image import ImageManifest
-from paddock.machine.spec import Disk, Frozen, Machine, Power
-from paddock.machine.state import Change, GuestResult, HostFacts, MachineState, Progress, Readiness
+from paddock.machine.spec import Disk, Frozen, Machine, Power, Volume
+from paddock.machine.state import (
+    Adapted,
+    Change,
+    GuestResult,
+    HostFacts,
+    MachineState,
+    Metrics,
+    Progress,
+    Readiness,
+    Snapshot,
+    VolumeState,
+)
 
 
 class Capabilities(Frozen):
@@ -23,6 +35,14 @@ class Capabilities(Frozen):
     vnc: bool = True
     guest_exec: bool = True
     direct_kernel: bool = True
+    volumes: bool = True
+    hot_add: bool = True  # CPUs and memory to a running machine of layout 2
+    snapshots: bool = True
+    iso: bool = True
+    rescue: bool = True
+    passwords: bool = True
+    metrics: bool = True
+    isolated: bool = False  # guests of strangers can't reach the host's loopback, nor each other's
 
 
 class Machines(Protocol):
@@ -51,6 +71,15 @@ class Machines(Protocol):
 
     def readiness(self, machine: UUID) -> Readiness: ...
 
+    def adapt(self, machine: UUID, epoch: int) -> Adapted:
+        """Bring a running machine to its definition as far as it goes without a new start: volumes and the ISO plugged
+        and unplugged, CPUs and memory added. Does nothing to one that is off. Raises NotFound, Refused."""
+
+    def metrics(self, machine: UUID, start: float, end: float, step: float) -> Metrics:
+        """What it used between two unix times, about one value per `step` seconds (0: the finest there is), at most 500
+        a series. Kept for 30 days, and gone with the machine. A line is empty where nothing is known. Raises
+        NotFound."""
+
 
 class Disks(Protocol):
     """Images and disks of one host."""
@@ -65,7 +94,30 @@ class Disks(Protocol):
         """Raises Conflict while a machine's disk stands on it."""
 
     def ensure_disk(self, machine: UUID, disk: Disk, epoch: int) -> None:
-        """Make the disk, or grow it; a smaller size is refused. Raises DiskFull."""
+        """Make the disk, or grow it; a smaller size is refused. One of another generation takes the place of what is
+        there. Raises DiskFull, and Conflict while the machine runs."""
+
+    def snapshot(self, machine: UUID, snapshot: UUID, target: str, epoch: int) -> Snapshot:
+        """Copy the system disk as it is at one moment to the file `target` (of this host; a whole qcow2 without backing
+        file), in the background; ask again until done. The machine may run, and is not stopped. Raises DiskFull."""
+
+    def drop_snapshot(self, machine: UUID, snapshot: UUID, epoch: int) -> None:
+        """Give up making it, and remove what of it lies on this node outside `target`."""
+
+
+class Volumes(Protocol):
+    """Volumes of one host. Nothing but `remove_volume` ever removes one."""
+
+    def ensure_volume(self, volume: Volume, epoch: int) -> None:
+        """Make the volume with its file system, or grow it, also while a machine uses it. Raises DiskFull, Invalid for
+        a smaller size."""
+
+    def remove_volume(self, volume: UUID, epoch: int) -> None:
+        """Remove it and its data. Removing what is not there succeeds. Raises Conflict while a machine's definition has
+        it."""
+
+    def volumes(self) -> tuple[VolumeState, ...]:
+        """All that are here."""
 
 
 class Guest(Protocol):
@@ -73,6 +125,10 @@ class Guest(Protocol):
 
     def exec(self, machine: UUID, argv: tuple[str, ...], stdin: str, timeout: float) -> GuestResult:
         """Run a command in the guest. Raises Unavailable when the guest agent does not answer, or not in time."""
+
+    def set_password(self, machine: UUID, user: str, password_hash: str) -> None:
+        """Change a user's password in the running guest, given as a crypt(3) hash. Raises Unavailable as exec, Refused
+        when the guest does not take it."""
 
 
 class Streams(Protocol):
@@ -96,6 +152,9 @@ class Hypervisor(Protocol):
 
     @property
     def disks(self) -> Disks: ...
+
+    @property
+    def volumes(self) -> Volumes: ...
 
     @property
     def guest(self) -> Guest: ...

@@ -16,6 +16,7 @@ class Role(StrEnum):
     DISK = "disk"  # qcow2 without backing file: the system disk's read-only base
     KERNEL = "kernel"
     INITRD = "initrd"
+    ISO = "iso"  # a CD image
 
 
 class ImageFile(Frozen):
@@ -34,7 +35,7 @@ class ImageManifest(Frozen):
     description: str = ""
     os_flavor: str = "unknown"
     os_version: str = ""
-    disk_size: Annotated[int, Field(gt=0, description="bytes that the guest sees")]
+    disk_size: Annotated[int, Field(ge=0, description="bytes that the guest sees; 0 without a disk")]
     files: tuple[ImageFile, ...]
     direct_boot: bool = False
     cmdline: str = ""

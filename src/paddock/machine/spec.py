@@ -27,6 +27,7 @@ class Disk(Frozen):
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "system"
     size: Annotated[int, Field(gt=0, description="bytes")]
     image: Sha256 | None = None
+    generation: Annotated[int, Field(ge=0)] = 0  # another one is another disk in its place: how a server is rebuilt
 
 
 class UserNetwork(Frozen):
@@ -48,6 +49,31 @@ class Seed(Frozen):
     password_hash: str = Field(default="", repr=False, description="crypt(3) hash of root's password; empty: locked")
 
 
+class Volume(Frozen):
+    """A volume: a disk with a life of its own, which machines only borrow. It never shrinks."""
+
+    uuid: UUID
+    size: Annotated[int, Field(gt=0, description="bytes")]
+    format: Literal["", "ext4", "xfs"] = ""  # made once, when the volume is made; empty: none
+
+
+class Attached(Frozen):
+    """A volume that a machine has. The guest sees it as a SCSI disk of vendor `HC`, product `Volume` and this serial,
+    which is what API clients look for."""
+
+    volume: UUID
+    serial: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,36}$")]
+
+
+class Rescue(Frozen):
+    """The rescue system that is booted instead of the system disk: from memory, with the machine's disks attached and
+    untouched. `image` has a kernel and an initrd."""
+
+    image: Sha256
+    ssh_keys: tuple[str, ...] = ()
+    password_hash: str = Field(default="", repr=False, description="crypt(3) hash of root's password; empty: locked")
+
+
 class Machine(Frozen):
     """A machine. Asking a node for the same one twice changes nothing."""
 
@@ -58,11 +84,16 @@ class Machine(Frozen):
     memory_mib: Annotated[int, Field(ge=32)]
     machine_type: str = "pc-q35-7.2"
     cpu_model: Literal["auto"] = "auto"  # auto: `host` under kvm, `max` under tcg
-    layout: Literal[1] = 1
+    layout: Literal[1, 2] = 1  # 2: room for more CPUs and memory while it runs, and an empty CD drive
+    max_cpus: Annotated[int, Field(ge=0, le=512)] = 0  # of layout 2: up to which CPUs can be added; 0: as many as cpus
+    max_memory_mib: Annotated[int, Field(ge=0)] = 0  # the same for memory
     image: Sha256
     system_disk: Disk
     network: UserNetwork
     seed: Seed
+    volumes: tuple[Attached, ...] = ()
+    iso: Sha256 | None = None  # an image with a file of role `iso`, in the CD drive; booted first by the BIOS
+    rescue: Rescue | None = None
 
 
 class Power(StrEnum):

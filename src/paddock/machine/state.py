@@ -33,6 +33,7 @@ class MachineState(Frozen):
     accelerator: Accelerator | None = None
     since: datetime | None = None
     reason: str = ""  # why it is off or crashed, with the last words of its process
+    rebooting: bool = False  # its guest asked for a reboot that needs a new start: out of the rescue system
     epoch: int = 0
 
 
@@ -75,6 +76,46 @@ class Progress(Frozen):
     bytes_done: int = 0
     bytes_total: int = 0
     error: str = ""
+
+
+class Snapshot(Progress):
+    """How far a snapshot is. `frozen`: the guest's file systems were held still while its moment was taken; otherwise
+    `not_frozen` says why not, and the snapshot is like a disk after a power cut."""
+
+    frozen: bool = False
+    not_frozen: str = ""
+
+
+class Adapted(Frozen):
+    """What of a machine's definition its running guest does not have yet: it comes with the next start. Each is a
+    sentence for a person; empty: all is as defined."""
+
+    pending: tuple[str, ...] = ()
+
+
+class VolumeState(Frozen):
+    """A volume on its node. Sizes in bytes."""
+
+    uuid: UUID
+    size: int
+    used: int  # what it takes on the node
+    epoch: int = 0
+
+
+class Series(Frozen):
+    """One line of a metrics chart: (unix time, value) pairs, oldest first."""
+
+    name: str
+    values: tuple[tuple[float, float], ...]
+
+
+class Metrics(Frozen):
+    """What a machine used, by name: `cpu` (per cent of one CPU), `disk.0.iops.read`, `disk.0.iops.write`,
+    `disk.0.bandwidth.read`, `disk.0.bandwidth.write`, `network.0.pps.in`, `network.0.pps.out`,
+    `network.0.bandwidth.in`, `network.0.bandwidth.out` (per second; bytes for bandwidth)."""
+
+    step: float  # seconds between values
+    series: tuple[Series, ...]
 
 
 class GuestResult(Frozen):

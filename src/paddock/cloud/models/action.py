@@ -1,5 +1,6 @@
 """Actions: what was asked of a resource, and what became of it."""
 
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models.functions import Now
 
@@ -14,11 +15,13 @@ class Action(models.Model):
 
     project = models.ForeignKey(Project, null=True, on_delete=models.CASCADE)
     command = models.CharField(max_length=40)
-    kind = models.CharField(max_length=20)  # server, image
+    kind = models.CharField(max_length=20)  # server, image, volume
     row_id = models.BigIntegerField()
     status = models.CharField(max_length=10, default="running")  # running, success, error
     progress = models.IntegerField(default=0)
     argument = models.CharField(max_length=60, default="")  # of run_step: the step's name
+    arguments = models.JSONField(default=dict)  # what was asked for, for the flow; nothing secret but hashes
+    more = models.JSONField(default=list)  # other resources that it is about: [{"id": 1, "type": "volume"}]
     started = models.DateTimeField(db_default=Now())
     finished = models.DateTimeField(null=True)
     error_code = models.CharField(max_length=40, default="")
@@ -29,5 +32,6 @@ class Action(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["kind", "row_id", "id"], name="action_of_row"),
+            GinIndex(fields=["more"], name="action_more", opclasses=["jsonb_path_ops"]),
             models.Index(fields=["kind", "row_id"], name="action_running", condition=models.Q(status="running")),
         ]

@@ -11,12 +11,16 @@ from paddock.machine.image import ImageManifest
 
 
 class Image(Living):
-    """An image. Those of the catalogue (project null) exist from the start and are built at first use."""
+    """An image. Those of the catalogue (project null) exist from the start and are built at first use.
+
+    A deleted one stays as a row, hidden from everybody, while servers stand on it. ISOs and the rescue system are
+    images too, which /v1/images does not show.
+    """
 
     project = models.ForeignKey(Project, null=True, on_delete=models.CASCADE)
-    name = models.CharField(max_length=63)
+    name = models.CharField(max_length=63, default="", blank=True)  # empty: a snapshot, known by its description
     description = models.CharField(max_length=200, default="")
-    type = models.CharField(max_length=10, default="system")
+    type = models.CharField(max_length=10, default="system")  # system, snapshot, backup, app; iso, rescue
     os_flavor = models.CharField(max_length=20, default="unknown")
     os_version = models.CharField(max_length=20, default="")
     default_user = models.CharField(max_length=32, default="root")
@@ -28,12 +32,23 @@ class Image(Living):
     doing = models.CharField(max_length=200, default="")
     sha256 = models.CharField(max_length=64, default="")  # of the manifest, once ready
     manifest = models.JSONField(default=dict)
+    url = models.TextField(default="")  # where its content is to be fetched from
+    protect_delete = models.BooleanField(default=False)
+    created_from_id = models.BigIntegerField(null=True)  # the server that a snapshot is of; it may be gone
+    created_from_name = models.CharField(max_length=253, default="")
+    uuid = models.UUIDField(unique=True, null=True)  # a snapshot's name on its node, while it is made
+    kernel_of = models.CharField(max_length=64, default="")  # the image whose kernel and initrd a snapshot boots by
+    frozen = models.BooleanField(null=True)  # a snapshot: whether the file systems were held still for it
+    not_frozen = models.CharField(max_length=200, default="")  # why not
     delete_requested = models.BooleanField(default=False)
+    deleted = models.DateTimeField(null=True)
     created = models.DateTimeField(db_default=Now())
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(fields=["project", "name"], name="image_name"),
+            models.UniqueConstraint(
+                fields=["project", "name"], name="image_name", condition=~Q(name="") & Q(deleted__isnull=True)
+            ),
             models.UniqueConstraint(fields=["name"], name="image_catalogue_name", condition=Q(project__isnull=True)),
         ]
         indexes = [due_index("image_due")]

@@ -12,6 +12,13 @@ class Project(models.Model):
     """A tenant: everything a customer owns belongs to one."""
 
     name = models.CharField(max_length=63, unique=True)
+    limit_servers = models.IntegerField(null=True)  # of all limits: null is no limit
+    limit_cores = models.IntegerField(null=True)
+    limit_memory_mib = models.BigIntegerField(null=True)
+    limit_disk_gib = models.BigIntegerField(null=True)  # of system disks
+    limit_volumes = models.IntegerField(null=True)
+    limit_volume_gib = models.BigIntegerField(null=True)
+    limit_snapshots = models.IntegerField(null=True)
     created = models.DateTimeField(db_default=Now())
 
 

@@ -9,9 +9,10 @@ from paddock.base.ids import mac_address, new_uuid
 from paddock.cloud.models.image import Image
 from paddock.cloud.models.living import Living, due_index
 from paddock.cloud.models.node import Node
+from paddock.cloud.models.placement_group import PlacementGroup
 from paddock.cloud.models.project import Project
 from paddock.cloud.models.server_type import ServerType
-from paddock.machine.spec import GIB, Disk, Machine, Seed, UserNetwork
+from paddock.machine.spec import GIB, Disk, Machine, Rescue, Seed, UserNetwork
 
 
 class Status(models.TextChoices):
@@ -39,6 +40,8 @@ class Server(Living):
     server_type = models.ForeignKey(ServerType, on_delete=models.PROTECT)
     image = models.ForeignKey(Image, on_delete=models.PROTECT)
     image_sha256 = models.CharField(max_length=64, default="")  # of the image it was made from, once known
+    iso = models.ForeignKey(Image, null=True, on_delete=models.PROTECT, related_name="+")
+    placement_group = models.ForeignKey(PlacementGroup, null=True, on_delete=models.SET_NULL)
     node = models.ForeignKey(Node, null=True, on_delete=models.PROTECT)
     number = models.IntegerField(null=True)
     ssh_port = models.IntegerField(null=True)
@@ -47,10 +50,22 @@ class Server(Living):
     memory_mib = models.BigIntegerField()
     disk_gib = models.BigIntegerField()
     machine_type = models.CharField(max_length=40, default="pc-q35-7.2")
-    layout = models.IntegerField(default=1)
+    layout = models.IntegerField(default=2)
+    max_cores = models.IntegerField(default=0)  # up to which a running one can be given more; 0: as many as it has
+    max_memory_mib = models.BigIntegerField(default=0)
+    generation = models.IntegerField(default=0)  # of its system disk: each rebuild is another one
     public_keys = models.JSONField(default=list)
     user_data = models.TextField(default="")
     password_hash = models.CharField(max_length=200, default="")
+    rescue_until = models.DateTimeField(null=True)  # the next start before then is into the rescue system
+    rescue_keys = models.JSONField(default=list)
+    rescue_password_hash = models.CharField(max_length=200, default="")
+    rescue_sha256 = models.CharField(max_length=64, default="")  # the rescue system's image, once it is on the node
+    in_rescue = models.BooleanField(default=False)  # what runs now is the rescue system
+    revision = models.BigIntegerField(default=0)  # grows with every change of what its machine shall be
+    told = models.BigIntegerField(default=0)  # the revision that its node was last told
+    protect_delete = models.BooleanField(default=False)
+    protect_rebuild = models.BooleanField(default=False)
     labels = models.JSONField(default=dict)
     group = models.CharField(max_length=63, default="", blank=True)
     role = models.CharField(max_length=63, default="", blank=True)
@@ -91,7 +106,14 @@ class Server(Living):
 
     def system_disk(self) -> Disk:
         """The disk it boots from. Raises ValueError (BUG) before its image is known."""
-        return Disk(size=self.disk_gib * GIB, image=self.image_sha256)
+        return Disk(size=self.disk_gib * GIB, image=self.image_sha256, generation=self.generation)
+
+    def rescue(self) -> Rescue | None:
+        """The rescue system, if what runs, or what is started next, is that."""
+        if not self.rescue_sha256 or not (self.in_rescue or self.rescue_until):
+            return None
+        keys = tuple(self.rescue_keys)
+        return Rescue(image=self.rescue_sha256, ssh_keys=keys, password_hash=self.rescue_password_hash)
 
     def machine(self) -> Machine:
         """The whole of it, as a node is told."""
@@ -103,6 +125,9 @@ class Server(Living):
             cpus=self.cores,
             memory_mib=self.memory_mib,
             machine_type=self.machine_type,
+            layout=self.layout,
+            max_cpus=self.max_cores,
+            max_memory_mib=self.max_memory_mib,
             image=self.image_sha256,
             system_disk=self.system_disk(),
             network=UserNetwork(mac=mac_address(self.uuid), ssh_port=self.ssh_port, ssh_address=self.node.ssh_address),
@@ -113,4 +138,7 @@ class Server(Living):
                 user_data=self.user_data,
                 password_hash=self.password_hash,
             ),
+            volumes=tuple(v.attached() for v in self.volumes.filter(detaching=False, made_gib__gt=0).order_by("pk")),
+            iso=self.iso.sha256 if self.iso else None,
+            rescue=self.rescue(),
         )
