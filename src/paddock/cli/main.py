@@ -16,18 +16,22 @@ from paddock.base.errors import PaddockError
 from paddock.base.statedir import STATE_ENV
 from paddock.cli import (
     action,
+    change,
     cloud,
     console,
     execute,
     image,
     launch,
+    metrics,
     node,
+    placement_group,
     power,
     server,
     server_type,
     shell,
     ssh,
     ssh_key,
+    volume,
 )
 from paddock.cli.fail import report, say
 from paddock.cli.output import Format, Output, show_json, stdout
@@ -106,12 +110,14 @@ cloud.register(app)
 launch.register(app)
 app.command("ls", rich_help_panel=server.PANEL)(server.list_servers)
 power.register(app)
+change.register(app)
+server.app.command("metrics")(metrics.metrics)
 for command in (ssh, console, execute):
     command.register(app)
 cloud.register(app)
 for name, noun in (
-    ("server", server), ("image", image), ("type", server_type), ("ssh-key", ssh_key), ("action", action),
-    ("node", node),
+    ("server", server), ("image", image), ("volume", volume), ("type", server_type), ("ssh-key", ssh_key),
+    ("action", action), ("placement-group", placement_group), ("node", node),
 ):  # fmt: skip
     app.add_typer(noun.app, name=name, rich_help_panel="Everything, by noun")
 for name, function in (("cluster", node.cluster), ("shell", shell_command), ("version", version_command)):

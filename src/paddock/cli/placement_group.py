@@ -1,0 +1,68 @@
+"""`paddock placement-group`: servers that shall not share a node."""
+
+from typing import Annotated
+
+import typer
+
+from paddock.cli import lookup
+from paddock.cli.output import Column, Format, Output, Quiet, age, show_json, show_rows, stdout
+from paddock.cli.session import api_of
+from paddock.cli.wait import labels_of
+
+app = typer.Typer(no_args_is_help=True, help="Placement groups: servers that don't share a node.")
+
+COLUMNS = (
+    Column("NAME", lambda g: g["name"], least=12),
+    Column("ID", lambda g: g["id"], right=True),
+    Column("TYPE", lambda g: g["type"]),
+    Column("SERVERS", lambda g: len(g["servers"]), right=True),
+    Column("LABELS", lambda g: g.get("labels") or "", drop=2),
+    Column("AGE", lambda g: age(g["created"]), drop=1, right=True),
+)
+
+
+@app.command("list")
+def list_groups(ctx: typer.Context, output: Output = Format.TABLE, quiet: Quiet = False) -> None:
+    """Show the placement groups.
+
+    Examples:
+      paddock placement-group list
+    """
+    show_rows(api_of(ctx).list("/v1/placement_groups", {"sort": "id:asc"}), COLUMNS, output, quiet=quiet)
+
+
+@app.command("create")
+def create(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="What it will be called.", show_default=False)],
+    label: Annotated[list[str] | None, typer.Option("--label", help="key=value", show_default=False)] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make a group of which no two servers share a node.
+
+    Examples:
+      paddock placement-group create databases
+      paddock server join db-1 databases
+    """
+    body = {"name": name, "type": "spread", "labels": labels_of(label)}
+    group = api_of(ctx).post("/v1/placement_groups", body)["placement_group"]
+    if output is Format.JSON:
+        show_json(group)
+    else:
+        stdout().print(f"placement group {group['name']} is made")
+
+
+@app.command("delete")
+def delete(
+    ctx: typer.Context,
+    groups: Annotated[list[str], typer.Argument(metavar="GROUP...", help="Names or ids.", show_default=False)],
+) -> None:
+    """Delete groups. Their servers stay where they are.
+
+    Examples:
+      paddock placement-group delete databases
+    """
+    api = api_of(ctx)
+    for group in [lookup.find(api, "placement_groups", ref) for ref in groups]:
+        api.delete(f"/v1/placement_groups/{group['id']}")
+        stdout().print(f"placement group {group['name']} is deleted")
