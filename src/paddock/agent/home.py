@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from paddock import __version__
 from paddock.base.errors import Conflict, Refused
-from paddock.hypervisor.files import write_atomically
+from paddock.base.files import write_atomically
 from paddock.machine.spec import Frozen
 
 LAYOUT = 1  # of a node's state directory; raise it when an older agent would misread it

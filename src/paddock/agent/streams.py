@@ -6,16 +6,13 @@ from uuid import UUID
 
 import anyio
 from anyio.abc import ByteStream
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from starlette.websockets import WebSocket
 
 from paddock.agent.calls import correlate, failure
 from paddock.base.errors import PaddockError
+from paddock.base.pump import ENDED, GOING_AWAY, hang_up, pump
 
 log = logging.getLogger(__name__)
-
-CHUNK = 64 * 1024  # bytes
-ENDED = 1000  # RFC 6455, 7.4.1: a normal end
-GOING_AWAY = 1001
 
 Opener = Callable[[UUID], Awaitable[ByteStream]]
 
@@ -54,34 +51,11 @@ class Streams:
             scope.cancel()
 
     async def _join(self, socket: WebSocket, stream: ByteStream) -> None:
-        async with anyio.create_task_group() as tasks:
-            self._open.add(tasks.cancel_scope)
-            tasks.start_soon(_to_machine, socket, stream, tasks.cancel_scope)
+        with anyio.CancelScope() as scope:
+            self._open.add(scope)
             try:
-                await _to_person(socket, stream)
+                await pump(socket, stream)
             finally:
-                self._open.discard(tasks.cancel_scope)
-                tasks.cancel_scope.cancel()
-        if socket.application_state is WebSocketState.CONNECTED and socket.client_state is WebSocketState.CONNECTED:
-            code, reason = (GOING_AWAY, "the node agent stops") if self._stopped else (ENDED, "the machine hung up")
-            await socket.close(code, reason)
-
-
-async def _to_person(socket: WebSocket, stream: ByteStream) -> None:
-    try:
-        while True:
-            await socket.send_bytes(await stream.receive(CHUNK))
-    except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, WebSocketDisconnect):
-        return
-
-
-async def _to_machine(socket: WebSocket, stream: ByteStream, scope: anyio.CancelScope) -> None:
-    try:
-        while True:
-            message = await socket.receive()
-            if message["type"] == "websocket.disconnect":
-                break
-            await stream.send(message.get("bytes") or (message.get("text") or "").encode())
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-        pass
-    scope.cancel()
+                self._open.discard(scope)
+        code, reason = (GOING_AWAY, "the node agent stops") if self._stopped else (ENDED, "the machine hung up")
+        await hang_up(socket, code, reason)

@@ -12,7 +12,6 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 
 import anyio
 import anyio.to_thread
-from anyio.abc import ByteStream
 from django.conf import settings
 from django.db import connections, transaction
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
@@ -20,20 +19,20 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket
 
 from paddock.api.auth import check_token, secret_of
 from paddock.api.errors import ApiError, from_pydantic, invalid, known, missing, not_allowed
 from paddock.api.v1 import actions, images
 from paddock.base.errors import Conflict, Unavailable
 from paddock.base.log import correlation_id
+from paddock.base.pump import ENDED, hang_up, pump
 from paddock.cloud.flows import image as image_flow
 from paddock.cloud.models import Action, Image, Node, Server, Token
 from paddock.cloud.nodes import hypervisor
 from paddock.machine.state import GuestResult
 
 log = logging.getLogger(__name__)
-CHUNK = 64 * 1024
 COMMANDS = 32  # in guests at once: they may take minutes, so their threads are not those of everything else
 COMMANDS_OF_A_PROJECT = 8
 T = TypeVar("T")
@@ -122,42 +121,13 @@ async def console(socket: WebSocket) -> None:
         await socket.close(4000 + said.status, _fits(said.message))
         return
     async with stream:
-        await _pump(socket, stream)
+        await pump(socket, stream)
+        await hang_up(socket, ENDED, "the server's console ended")
 
 
 def _fits(reason: str) -> str:
     """A close frame has room for 123 bytes."""
     return reason.encode()[:120].decode(errors="ignore")
-
-
-async def _pump(socket: WebSocket, stream: ByteStream) -> None:
-    """Bytes both ways until one side ends."""
-
-    async def to_guest() -> None:
-        try:
-            while True:
-                message = await socket.receive()
-                if message["type"] == "websocket.disconnect":
-                    break
-                await stream.send(message.get("bytes") or (message.get("text") or "").encode())
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            pass
-        finally:
-            group.cancel_scope.cancel()
-
-    async def to_person() -> None:
-        try:
-            while True:
-                await socket.send_bytes(await stream.receive(CHUNK))
-        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            await socket.close(1000, "the server's console ended")
-        except (WebSocketDisconnect, RuntimeError) as e:
-            log.debug("console: %s", e)
-        group.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(to_guest)
-        group.start_soon(to_person)
 
 
 async def upload(request: Request) -> Response:

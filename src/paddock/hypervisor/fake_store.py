@@ -8,7 +8,7 @@ from uuid import UUID
 
 from paddock.base import clock
 from paddock.base.errors import Invalid
-from paddock.hypervisor.files import write_atomically
+from paddock.base.files import write_atomically
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Disk, Frozen, Machine
 from paddock.machine.state import Accelerator, MachineState, Phase

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from paddock.base import clock
 from paddock.base.errors import Invalid, NotFound, Removed, StaleEpoch, Unavailable
+from paddock.base.files import overwrite, write_atomically
 from paddock.hypervisor.base import Capabilities, Disks, Guest, Hypervisor, Machines, Streams
-from paddock.hypervisor.files import overwrite, write_atomically
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Disk, Frozen, Machine, Power
 from paddock.machine.state import Change, HostFacts, MachineState, Progress, Readiness

@@ -7,23 +7,7 @@ import stat
 from pathlib import Path
 
 from paddock.base.errors import Refused
-
-
-def write_whole(path: Path, data: bytes, mode: int = 0o600, sync: bool = True) -> None:
-    """Put `data` at `path` so that whoever reads sees the old file or the new one; `sync`: after a power cut too."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            if sync:
-                os.fdatasync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+from paddock.base.files import write_whole as write_whole  # one name for all that this driver does with files
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
