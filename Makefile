@@ -15,7 +15,7 @@ LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(B
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-setup: ## Install what is missing: Debian packages, .venv
+setup: ## Install what is missing: Debian packages, .venv, .venv-clients
 	@scripts/setup
 
 demo: setup ## A cloud on this machine with a Debian server in it
@@ -39,7 +39,8 @@ bench: setup ## Measure, against raw QEMU; the table is left in bench/results/
 lock: setup ## Renew requirements*.txt from pyproject.toml
 	$(COMPILE) --upgrade --extra dev --output-file requirements-dev.txt pyproject.toml requirements-build.in
 	$(COMPILE) --upgrade --constraint requirements-dev.txt --output-file requirements.txt pyproject.toml requirements-build.in
+	$(COMPILE) --upgrade --output-file requirements-clients.txt requirements-clients.in
 
 clean: ## Remove what can be made again
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
+	rm -rf .venv .venv-clients .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
