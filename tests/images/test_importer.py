@@ -3,16 +3,18 @@
 import hashlib
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
 from paddock.base.errors import DiskFull, Invalid, NotFound
 from paddock.base.run import run
+from paddock.hypervisor.qemu.seed import seed_iso
 from paddock.images import importer
-from paddock.images.importer import import_disk
+from paddock.images.importer import import_disk, import_iso
 from paddock.images.store import ImageStore
-from paddock.machine.image import Role
+from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import MIB
 
 CONTENT = bytes(510) + b"\x55\xaa" + random.Random(7).randbytes(2 * MIB - 512)
@@ -154,3 +156,94 @@ def test_as_root_qemu_img_runs_as_somebody_who_can_do_nothing(
     assert _content(store, manifest.sha256, tmp_path) == CONTENT
     assert store.file(manifest.sha256, Role.DISK).stat().st_uid == 0
     assert (qcow2.stat().st_mode & 0o777, qcow2.stat().st_gid) == (0o600, 0)
+
+
+def _iso(path: Path, change: dict[int, bytes] | None = None) -> Path:
+    """A CD image that boots from a disk too: its first sectors are a boot sector's."""
+    data = bytearray(seed_iso({"hello": "from a CD"}))
+    data[510:512] = b"\x55\xaa"
+    for offset, new in (change or {}).items():
+        data[offset : offset + len(new)] = new
+    path.write_bytes(data)
+    return path
+
+
+def test_an_iso_is_kept_as_it_is(store: ImageStore, tmp_path: Path) -> None:
+    upload = _iso(tmp_path / "cd.iso")
+    content = upload.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    manifest = import_iso(upload, store, "installer", sha256=digest, size=len(content), description="a CD")
+    assert (manifest.disk_size, [f.role for f in manifest.files]) == (0, [Role.ISO])
+    assert store.file(manifest.sha256, Role.ISO).read_bytes() == content
+    assert store.verify(manifest.sha256) == manifest
+    assert upload.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({0x8001: b"XX001"}, "not an ISO"),
+        ({0x8000: b"\xff"}, "not an ISO"),
+        ({0x8000 + 80: b"\xff\xff\xff\x00"}, "cut short"),
+        ({0x8000 + 80: bytes(4)}, "0 blocks"),
+        ({0x8000 + 128: b"\x01\x00"}, "blocks of 1 bytes"),
+    ],
+)
+def test_what_is_no_iso_is_refused(store: ImageStore, tmp_path: Path, change: dict[int, bytes], words: str) -> None:
+    with pytest.raises(Invalid, match=words) as error:
+        import_iso(_iso(tmp_path / "cd.iso", change), store, "installer")
+    assert error.value.field == "content"
+    assert _nothing_left(store)
+
+
+def test_a_disk_and_an_iso_are_not_taken_for_each_other(store: ImageStore, raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(Invalid, match="not an ISO"):
+        import_iso(raw, store, "installer")
+    with pytest.raises(Invalid, match="upload this as an ISO"):
+        import_disk(_iso(tmp_path / "cd.iso"), store, "mine")
+
+
+def test_an_iso_needs_room(store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importer, "_RESERVE", 1 << 60)
+    with pytest.raises(DiskFull):
+        import_iso(_iso(tmp_path / "cd.iso"), store, "installer")
+    assert _nothing_left(store)
+
+
+def _with_kernel(store: ImageStore, tmp_path: Path, qcow2: Path, *roles: Role) -> ImageManifest:
+    files = {role: tmp_path / f"of-base-{role.value}" for role in roles}
+    for role, path in files.items():
+        path.write_bytes(f"a {role.value}".encode() * 1000)
+    shutil.copy(qcow2, tmp_path / "of-base-disk")
+    files[Role.DISK] = tmp_path / "of-base-disk"
+    return store.publish(files, name="base", disk_size=2 * MIB, direct_boot=True, cmdline="console=ttyS0 quiet")
+
+
+def test_a_snapshot_boots_with_the_kernel_of_its_image(store: ImageStore, qcow2: Path, tmp_path: Path) -> None:
+    base = _with_kernel(store, tmp_path, qcow2, Role.KERNEL, Role.INITRD)
+    manifest = import_disk(qcow2, store, "snapshot-1", kernel_of=base, guest_agent=True)
+    assert (manifest.direct_boot, manifest.cmdline, manifest.guest_agent) == (True, "console=ttyS0 quiet", True)
+    assert {f.role: f.sha256 for f in manifest.files if f.role != Role.DISK} == {
+        f.role: f.sha256 for f in base.files if f.role != Role.DISK
+    }
+    store.remove(base.sha256)
+    assert store.verify(manifest.sha256) == manifest
+
+
+def test_a_kernel_without_initrd_joins_too(store: ImageStore, qcow2: Path, tmp_path: Path) -> None:
+    manifest = import_disk(qcow2, store, "s", kernel_of=_with_kernel(store, tmp_path, qcow2, Role.KERNEL))
+    assert manifest.file(Role.KERNEL)
+    assert manifest.file(Role.INITRD) is None
+
+
+def test_a_kernel_that_is_gone_or_changed_is_told(store: ImageStore, qcow2: Path, tmp_path: Path) -> None:
+    base = _with_kernel(store, tmp_path, qcow2, Role.KERNEL)
+    kernel = store.file(base.sha256, Role.KERNEL)
+    kernel.chmod(0o644)
+    kernel.write_bytes(b"another kernel")
+    with pytest.raises(Invalid, match="was changed"):
+        import_disk(qcow2, store, "s", kernel_of=base)
+    store.remove(base.sha256)
+    with pytest.raises(NotFound, match="kernel"):
+        import_disk(qcow2, store, "s", kernel_of=base)
+    assert _nothing_left(store)

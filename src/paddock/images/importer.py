@@ -1,4 +1,4 @@
-"""Takes a stranger's disk file into the store: looked at by us, checked and copied by a fenced-in qemu-img.
+"""Takes a stranger's disk file or ISO into the store: looked at by us, a disk copied by a fenced-in qemu-img.
 
 qemu-img works in a directory that holds the upload and its output and nothing else, with limits, and as root only
 where there is nobody better. What ends in the store is a qcow2 of our own making.
@@ -15,7 +15,7 @@ from typing import Any
 
 from paddock.base.errors import CommandFailed, DiskFull, Invalid, NotFound
 from paddock.base.run import Completed, Identity, run
-from paddock.images.inspect import Format, Found, inspect
+from paddock.images.inspect import Format, Found, inspect, inspect_iso
 from paddock.images.store import ImageStore, file_sha256
 from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import GIB, MIB
@@ -28,11 +28,19 @@ _LEAKED = 3  # exit code of `qemu-img check`: clusters are leaked, which loses r
 
 
 def import_disk(
-    upload: Path, store: ImageStore, name: str, *, sha256: str = "", size: int | None = None, **about: Any
+    upload: Path,
+    store: ImageStore,
+    name: str,
+    *,
+    sha256: str = "",
+    size: int | None = None,
+    kernel_of: ImageManifest | None = None,
+    **about: Any,
 ) -> ImageManifest:
     """Make an image called `name` of the disk file `upload`, qcow2 or raw; the upload itself is only read.
 
     `sha256` and `size` (bytes) are what the upload shall have, if known; `about` are further fields of the manifest.
+    With `kernel_of` the new image boots as that one does: its kernel and initrd are copied out of the store.
     Raises NotFound, Invalid (field `content`, `sha256`, `size` or one of the manifest's) or DiskFull; nothing is left
     behind then.
     """
@@ -43,8 +51,56 @@ def import_disk(
             _check(box)
         needed = _needed(box, found)
         _check_room(place, needed)
-        disk = _convert(box, found, needed)
-        return store.publish({Role.DISK: disk}, name=name, disk_size=found.disk_size, **about)
+        files = {Role.DISK: _convert(box, found, needed)}
+        if kernel_of:
+            files |= _kernel_files(kernel_of, store, place)
+            about |= {"direct_boot": kernel_of.direct_boot, "cmdline": kernel_of.cmdline}
+        return store.publish(files, name=name, disk_size=found.disk_size, **about)
+
+
+def import_iso(
+    upload: Path, store: ImageStore, name: str, *, sha256: str = "", size: int | None = None, **about: Any
+) -> ImageManifest:
+    """Make an image called `name` of the CD image `upload` (ISO 9660), whose bytes are kept as they are.
+
+    Arguments and errors are those of `import_disk`.
+    """
+    _check_arrival(upload, sha256, size)
+    needed = inspect_iso(upload)
+    with store.scratch() as place:
+        _check_room(place, needed)
+        iso = place / Role.ISO.value
+        _copy(upload, iso)
+        return store.publish({Role.ISO: iso}, name=name, disk_size=0, **about)
+
+
+def _kernel_files(image: ImageManifest, store: ImageStore, place: Path) -> dict[Role, Path]:
+    """Copies of an image's kernel and initrd, checked on the way."""
+    found = {}
+    for role in (Role.KERNEL, Role.INITRD):
+        file = image.file(role)
+        if file is None:
+            continue
+        found[role] = place / role.value
+        _copy(store.file(image.sha256, role), found[role])
+        if file_sha256(found[role]) != file.sha256:
+            raise Invalid(
+                f"the {role.value} of image {image.name} in {store.root} was changed",
+                hint="remove that image and build or import it again",
+                field="image",
+            )
+    return found
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not source.exists():
+        raise NotFound(f"there is no file {source}", hint="the image it belongs to was removed", field="image")
+    try:
+        run(["cp", "--reflink=auto", "--sparse=always", "--no-dereference", source, target], timeout=_TIMEOUT)
+    except CommandFailed as e:
+        if _is_full(target.parent):
+            raise DiskFull(f"no room was left in {target.parent} while {source} was copied", field="content") from e
+        raise
 
 
 def _check_arrival(upload: Path, sha256: str, size: int | None) -> None:

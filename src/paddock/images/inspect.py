@@ -16,6 +16,7 @@ from paddock.base.errors import Invalid
 from paddock.machine.spec import GIB
 
 MAX_DISK = 16 * 1024 * GIB  # bytes that a guest may see; more is a mistake or an attack
+MAX_ISO = 64 * GIB  # bytes; the largest discs have 128 GB, the largest installers 20
 SECTOR = 512
 
 
@@ -45,6 +46,46 @@ def inspect(path: Path) -> Found:
             return Found(Format.QCOW2, _qcow2_disk_size(file, head, size))
         _refuse_other_formats(file, head, size)
         return Found(Format.RAW, _raw_disk_size(head, size))
+
+
+def inspect_iso(path: Path) -> int:
+    """The bytes of a CD image (ISO 9660, also a hybrid one). Raises Invalid, saying what is wrong with it.
+
+    ECMA-119: volume descriptors from sector 16 on, each with a type, `CD001` and a version; the primary one (type 1)
+    says how many blocks the volume has.
+    """
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_ISO:
+            raise _invalid(f"the ISO has {size} bytes", f"an ISO has at most {MAX_ISO // GIB} GiB")
+        volume = _iso_volume(_primary_descriptor(file))
+        if volume > size:
+            raise _invalid(f"the ISO has {size} bytes of the {volume} it says", "was the upload cut short?")
+        return size
+
+
+_CD_SECTOR = 2048
+_FIRST_DESCRIPTOR, _MOST_DESCRIPTORS = 16, 64
+_PRIMARY, _TERMINATOR = 1, 255
+
+
+def _primary_descriptor(file: BinaryIO) -> bytes:
+    for number in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + _MOST_DESCRIPTORS):
+        found = _at(file, number * _CD_SECTOR, _CD_SECTOR)
+        if len(found) < _CD_SECTOR or found[1:6] != b"CD001" or found[0] == _TERMINATOR:
+            break
+        if found[0] == _PRIMARY:
+            return found
+    raise _invalid("the file is not an ISO 9660 image", "a disk (qcow2 or raw) is imported as an image, not as an ISO")
+
+
+def _iso_volume(descriptor: bytes) -> int:
+    """The bytes of the volume: its number of blocks and their size, as little-endian numbers."""
+    (blocks,) = struct.unpack_from("<I", descriptor, 80)
+    (block,) = struct.unpack_from("<H", descriptor, 128)
+    if not blocks or block not in (512, 1024, 2048):
+        raise _invalid(f"the ISO says it has {blocks} blocks of {block} bytes", "download or make it again")
+    return int(blocks) * int(block)
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -78,7 +119,7 @@ _OTHERS = (
     (b"%PDF", 0, "a PDF document", "an image is a disk, as qcow2 or raw"),
     (b"<!DOCTYPE", 0, "an HTML page", "was an error page downloaded instead of the image?"),
     (b"<html", 0, "an HTML page", "was an error page downloaded instead of the image?"),
-    (b"CD001", 32769, "an ISO 9660 image (a CD)", "an image is a disk; installing from an ISO is something else"),
+    (b"CD001", 32769, "an ISO 9660 image (a CD)", "an image is a disk; upload this as an ISO"),
 )
 _VHD_FOOTER = b"conectix"
 
