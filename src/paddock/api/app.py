@@ -12,8 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 django_app = cast(ASGIApp, get_asgi_application())
 
+from paddock.api import rates
 from paddock.api.errors import MAX_BODY, too_large
-from paddock.api.middleware import one_slash
+from paddock.api.middleware import note, one_slash
 from paddock.api.streams import answer
 from paddock.api.streams import app as streams
 from paddock.base.ids import new_correlation_id
@@ -70,17 +71,23 @@ def _once(body: bytes, receive: Receive) -> Receive:
 
 
 async def _with_id(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Give a request that Django does not see what Envelope gives those that it sees: a correlation id."""
-    token = correlation_id.set(new_correlation_id())
+    """Give a request that Django does not see what Envelope gives those that it sees: a correlation id, and the rate
+    limit's headers."""
+    id = new_correlation_id()
+    token, said = correlation_id.set(id), {"X-Correlation-Id": id}
+    counted = rates.headers.set(said)  # threads get a copy of the context, but the same dictionary
 
     async def send_with_id(message: Message) -> None:
         if message["type"] in ("http.response.start", "websocket.accept"):
-            MutableHeaders(scope=message)["X-Correlation-Id"] = correlation_id.get()
+            MutableHeaders(scope=message).update(said)
+        if message["type"] == "http.response.start":
+            note(scope["method"], scope["path"], message["status"])
         await send(message)
 
     try:
         await app(scope, receive, send_with_id)
     finally:
+        rates.headers.reset(counted)
         correlation_id.reset(token)
 
 

@@ -8,6 +8,7 @@ from django.db.models.functions import Now
 from django.http import HttpRequest
 from ninja.security import HttpBearer
 
+from paddock.api import rates
 from paddock.api.errors import ApiError
 from paddock.cloud.models import Project, Token
 
@@ -43,7 +44,14 @@ def secret_of(header: str) -> str:
 
 
 def check_token(secret: str, *, writes: bool, operator: bool = False) -> Token:
-    """The row of a token that may do this. Raises ApiError."""
+    """The row of a token that may do this, its request counted. Raises ApiError."""
+    found = find_token(secret)
+    rates.count(found.project_id)
+    return check_rights(found, writes=writes, operator=operator)
+
+
+def find_token(secret: str) -> Token:
+    """The token's row, its use noted. Raises ApiError 401."""
     unnoted = Q(last_used__isnull=True) | Q(last_used__lt=Now() - USE_RESOLUTION)
     tokens = Token.objects.annotate(unnoted=ExpressionWrapper(unnoted, output_field=BooleanField()))
     found = tokens.select_related("project").filter(digest=Token.digest_of(secret)).first()
@@ -51,6 +59,11 @@ def check_token(secret: str, *, writes: bool, operator: bool = False) -> Token:
         raise ApiError(401, "unauthorized", "the token you have provided is invalid")
     if found.unnoted:
         Token.objects.filter(unnoted, pk=found.pk).update(last_used=Now())
+    return found
+
+
+def check_rights(found: Token, *, writes: bool, operator: bool) -> Token:
+    """The same token, if it may do this. Raises ApiError."""
     if operator and not found.operator:
         raise ApiError(403, "forbidden", "this needs an operator's token")
     if writes and found.read_only:

@@ -11,7 +11,7 @@ from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 from psycopg_pool import PoolTimeout
 
-from paddock.base.errors import PaddockError
+from paddock.base.errors import LimitExceeded, PaddockError
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ STATUS = {
     "stale_epoch": 409,
     "command_failed": 502,
     "server_error": 500,
+    "rate_limit_exceeded": 429,
     "unsupported_error": 422,
     "resource_in_use": 422,
     "protected": 423,
@@ -109,6 +110,8 @@ def from_paddock(error: PaddockError) -> ApiError:
     details: dict[str, Any] = {}
     if error.field:
         details["fields"] = [{"name": error.field, "messages": [error.message]}]
+    if isinstance(error, LimitExceeded):
+        details = {"limits": [{"name": error.field}]}
     if error.hint:
         details["hint"] = error.hint
     message = (

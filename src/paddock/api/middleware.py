@@ -1,14 +1,18 @@
 """What surrounds every request: a correlation id, forgiving slashes, and errors outside of routes in our shape."""
 
+import logging
 import re
 from collections.abc import Callable
+from urllib.parse import quote
 
 from django.http import HttpRequest, HttpResponse
 
+from paddock.api import rates
 from paddock.api.errors import MAX_BODY, ApiError, known, no_route, not_allowed, reply, too_large
 from paddock.base.ids import new_correlation_id
 from paddock.base.log import correlation_id
 
+log = logging.getLogger(__name__)
 OURS = ("application/json", "text/plain")
 
 
@@ -21,11 +25,16 @@ class Envelope:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         request.correlation_id = new_correlation_id()  # type: ignore[attr-defined]
         token = correlation_id.set(request.correlation_id)  # type: ignore[attr-defined]
+        said: dict[str, str] = {"X-Correlation-Id": request.correlation_id}  # type: ignore[attr-defined]
+        counted = rates.headers.set(said)
         try:
             response = self._in_shape(request, self._answer(request))
+            note(request.method or "", request.path_info, response.status_code)
         finally:
+            rates.headers.reset(counted)
             correlation_id.reset(token)
-        response["X-Correlation-Id"] = request.correlation_id  # type: ignore[attr-defined]
+        for name, value in said.items():
+            response[name] = value
         return response
 
     def process_exception(self, _: HttpRequest, exception: Exception) -> HttpResponse:
@@ -55,6 +64,12 @@ class Envelope:
         if "Allow" in response:
             shaped["Allow"] = response["Allow"]
         return shaped
+
+
+def note(method: str, path: str, status: int) -> None:
+    """Leave a line in the log of what changed something, or failed: under its correlation id it is found again."""
+    if status >= 400 or method not in ("GET", "HEAD", "OPTIONS"):
+        log.info("%s %s %d", method, quote(path[:200]), status)
 
 
 def _other(status: int) -> ApiError:

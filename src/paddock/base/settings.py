@@ -1,6 +1,7 @@
 """What was chosen: `paddock.toml` in the state directory."""
 
 import tomllib
+from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +15,14 @@ from paddock.base.statedir import StateDir as StateDir
 from paddock.base.statedir import default_state_dir as default_state_dir
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address is of this machine only."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,8 +30,28 @@ class _Section(BaseModel):
 class ApiSettings(_Section):
     """`[api]`"""
 
-    host: str = "127.0.0.1"
+    host: str = "127.0.0.1"  # anything but loopback is served by TLS
     port: Annotated[int, Field(ge=1, le=65535)] = 7480
+    public_url: Annotated[str, Field(pattern=r"^(https?://[^/?#\s]+)?$")] = ""  # where others reach it, if not there
+    rate_limit: Annotated[int, Field(ge=0)] = 36000  # requests per hour and project, in each API process; 0: none
+    tls_cert: Path | None = None  # your own certificate (with its chain) and key, instead of one of our CA
+    tls_key: Path | None = None
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine reaches it, so that it may be plain HTTP."""
+        return is_loopback(self.host)
+
+    @property
+    def tls(self) -> bool:
+        """Whether it speaks HTTPS."""
+        return not self.loopback or self.tls_cert is not None
+
+    @model_validator(mode="after")
+    def _certificate_has_a_key(self) -> "ApiSettings":
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        return self
 
 
 class DatabaseSettings(_Section):
@@ -53,6 +82,12 @@ class NodeSettings(_Section):
     cpu_overcommit: Annotated[float, Field(gt=0, le=64)] = 4.0
     memory_overcommit: Annotated[float, Field(gt=0, le=16)] = 1.0
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    shared: bool | None = None  # whether servers of several projects may be on it; None: where strangers are isolated
+
+    @property
+    def may_be_shared(self) -> bool:
+        """Whether it was said so; unsaid, only the fake's machines can't reach this host's loopback."""
+        return self.driver == "fake" if self.shared is None else self.shared
 
 
 class Settings(_Section):

@@ -86,6 +86,7 @@ def _images() -> None:
 def _node(said: NodeSettings) -> None:
     socket = settings.STATE.agent_socket(said.name)
     capacity = {"cpus": said.cpus, "memory_mib": said.memory_mib, "disk_gib": said.disk_gib}
+    chosen = {**capacity, "shared": said.may_be_shared}
     Node.objects.update_or_create(
         name=said.name,
         defaults={
@@ -97,7 +98,7 @@ def _node(said: NodeSettings) -> None:
             "first_ssh_port": said.first_ssh_port,
             "ssh_ports": said.ssh_ports,
             "ssh_address": said.ssh_address,
-            "settings": capacity,
+            "settings": chosen,
         },
     )
 
