@@ -26,6 +26,8 @@ from paddock.machine.state import Phase
 from tests.agent.process import AgentProcess
 from tests.contract.specs import make_image, make_machine
 
+NOBODY = "00000000-0000-4000-8000-000000000000"  # the same in every process that collects these tests
+
 
 @pytest.fixture(scope="module")
 def agent() -> Iterator[AgentProcess]:
@@ -63,19 +65,19 @@ def test_modules_are_few() -> None:
         ("GET", "/v1/nothing", "", 404, "not_found", ""),
         ("GET", "/v1/machines/not-a-uuid", "", 404, "not_found", ""),
         ("PATCH", "/v1/facts", "", 404, "not_found", ""),
-        ("GET", f"/v1/machines/{uuid4()}", "", 404, "not_found", ""),
-        ("DELETE", f"/v1/machines/{uuid4()}", "", 422, "invalid_input", "epoch"),
-        ("DELETE", f"/v1/machines/{uuid4()}?epoch=one", "", 422, "invalid_input", "epoch"),
-        ("DELETE", f"/v1/machines/{uuid4()}?epoch=-1", "", 422, "invalid_input", "epoch"),
-        ("POST", f"/v1/machines/{uuid4()}/power?epoch=1", "{", 422, "invalid_input", ""),
-        ("POST", f"/v1/machines/{uuid4()}/power?epoch=1", '{"power": "up"}', 422, "invalid_input", "power"),
-        ("POST", f"/v1/machines/{uuid4()}/guest/exec", '{"argv": []}', 422, "invalid_input", "argv"),
-        ("POST", f"/v1/machines/{uuid4()}/guest/exec", '{"argv": ["a"], "timeout": 1e9}', 422, "invalid_input",
+        ("GET", f"/v1/machines/{NOBODY}", "", 404, "not_found", ""),
+        ("DELETE", f"/v1/machines/{NOBODY}", "", 422, "invalid_input", "epoch"),
+        ("DELETE", f"/v1/machines/{NOBODY}?epoch=one", "", 422, "invalid_input", "epoch"),
+        ("DELETE", f"/v1/machines/{NOBODY}?epoch=-1", "", 422, "invalid_input", "epoch"),
+        ("POST", f"/v1/machines/{NOBODY}/power?epoch=1", "{", 422, "invalid_input", ""),
+        ("POST", f"/v1/machines/{NOBODY}/power?epoch=1", '{"power": "up"}', 422, "invalid_input", "power"),
+        ("POST", f"/v1/machines/{NOBODY}/guest/exec", '{"argv": []}', 422, "invalid_input", "argv"),
+        ("POST", f"/v1/machines/{NOBODY}/guest/exec", '{"argv": ["a"], "timeout": 1e9}', 422, "invalid_input",
          "timeout"),
-        ("POST", f"/v1/machines/{uuid4()}/power?epoch=1", "x" * 1024 * 1024 * 2, 422, "invalid_input", ""),
+        ("POST", f"/v1/machines/{NOBODY}/power?epoch=1", "x" * 1024 * 1024 * 2, 422, "invalid_input", ""),
         ("GET", "/v1/changes?cursor=x", "", 422, "invalid_input", "cursor"),
         ("GET", "/v1/changes?timeout=nan", "", 422, "invalid_input", "timeout"),
-        ("GET", f"/v1/machines/{uuid4()}/console_log?limit=x", "", 422, "invalid_input", "limit"),
+        ("GET", f"/v1/machines/{NOBODY}/console_log?limit=x", "", 422, "invalid_input", "limit"),
     ],
 )  # fmt: skip
 def test_bad_requests(

@@ -11,8 +11,13 @@ from paddock.service import pgupgrade, state
 
 
 def start() -> StateDir:
-    """Start it, point the environment at it, and have it ended with this process. Done once per process."""
-    if done := os.environ.get("PADDOCK_TEST_STARTED"):
+    """Start it, point the environment at it, and have it ended with this process.
+
+    Done once per process, and where pytest-xdist runs several, by each for itself: it may have been started before.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    done, _, whose = os.environ.get("PADDOCK_TEST_STARTED", "").partition(" ")
+    if done and whose == worker:
         return StateDir(Path(done))
     root = Path(tempfile.mkdtemp(prefix="pkdb-", dir="/tmp"))
     root.rmdir()  # made anew by its owner, with the right permissions
@@ -28,5 +33,5 @@ def start() -> StateDir:
             shutil.rmtree(root, ignore_errors=True)
 
     atexit.register(end)
-    os.environ.update({DATABASE_ENV: cluster.url, STATE_ENV: str(root), "PADDOCK_TEST_STARTED": str(root)})
+    os.environ.update({DATABASE_ENV: cluster.url, STATE_ENV: str(root), "PADDOCK_TEST_STARTED": f"{root} {worker}"})
     return where
