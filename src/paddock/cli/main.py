@@ -16,11 +16,13 @@ from paddock.base.errors import PaddockError
 from paddock.base.statedir import STATE_ENV
 from paddock.cli import (
     action,
+    apply,
     change,
     cloud,
     console,
     execute,
     image,
+    inventory,
     launch,
     metrics,
     node,
@@ -120,7 +122,10 @@ for name, noun in (
     ("action", action), ("placement-group", placement_group), ("node", node),
 ):  # fmt: skip
     app.add_typer(noun.app, name=name, rich_help_panel="Everything, by noun")
-for name, function in (("cluster", node.cluster), ("shell", shell_command), ("version", version_command)):
+for name, function in (
+    ("apply", apply.apply), ("inventory", inventory.inventory), ("cluster", node.cluster), ("shell", shell_command),
+    ("version", version_command),
+):  # fmt: skip
     app.command(name, rich_help_panel=MORE)(function)
 
 
