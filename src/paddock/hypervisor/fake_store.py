@@ -1,4 +1,4 @@
-"""Where the fake hypervisor keeps its machines: a small file each, so that they outlive its process."""
+"""Where the fake hypervisor keeps its machines, images, volumes: small files, so that they outlive its process."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,8 +10,17 @@ from paddock.base import clock
 from paddock.base.errors import Invalid
 from paddock.base.files import write_atomically
 from paddock.machine.image import ImageManifest
-from paddock.machine.spec import Disk, Frozen, Machine
+from paddock.machine.spec import Disk, Frozen, Machine, Volume
 from paddock.machine.state import Accelerator, MachineState, Phase
+
+
+class Taken(Frozen):
+    """A snapshot of a machine that lies at `target`, until it is dropped."""
+
+    target: str
+    size: int  # bytes of the disk
+    frozen: bool
+    not_frozen: str = ""
 
 
 class Saved(Frozen):
@@ -25,6 +34,25 @@ class Saved(Frozen):
     reason: str = ""
     port: str = ""  # what it holds while it is on: its definition may have changed since
     memory_mib: int = 0
+    running: Machine | None = None  # what its guest has while it is on
+    rebooting: bool = False
+    runs: tuple[tuple[float, float], ...] = ()  # when it was turned on and off, as unix times; 0: it still is on
+    passwords: dict[str, str] = {}  # the hashes that its guest agent was given, by user
+    snapshots: dict[UUID, Taken] = {}
+
+    @property
+    def on(self) -> bool:
+        return self.phase in (Phase.RUNNING, Phase.PAUSED)
+
+    @property
+    def has(self) -> Machine | None:
+        """What its guest has, while it is on."""
+        return (self.running or self.machine) if self.on else None
+
+    @property
+    def volumes(self) -> set[UUID]:
+        """Volumes that its definition or its guest has."""
+        return {a.volume for machine in (self.machine, self.running) if machine for a in machine.volumes}
 
     @property
     def endpoint(self) -> str:
@@ -36,21 +64,21 @@ class Saved(Frozen):
         return (clock.now() - self.since).total_seconds() if self.since else 0.0
 
     def state(self) -> MachineState:
-        runs = self.phase in (Phase.RUNNING, Phase.PAUSED)
-        accelerator = Accelerator.TCG if runs else None
+        accelerator = Accelerator.TCG if self.on else None
         return MachineState.model_construct(
             uuid=self.uuid, phase=self.phase, pid=None, accelerator=accelerator, since=self.since, reason=self.reason,
-            epoch=0,
+            rebooting=self.rebooting, epoch=0,
         )  # fmt: skip
 
 
 class Store:
-    """Machines and images in a directory, or nowhere."""
+    """Machines, images and volumes in a directory, or nowhere."""
 
     def __init__(self, directory: Path | None) -> None:
         self._machines = directory / "machines" if directory else None
         self._images = directory / "images" if directory else None
-        for made in (self._machines, self._images):
+        self._volumes = directory / "volumes" if directory else None
+        for made in (self._machines, self._images, self._volumes):
             if made:
                 made.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -61,6 +89,10 @@ class Store:
     def images(self) -> Iterator[ImageManifest]:
         for path in _files(self._images):
             yield ImageManifest.model_validate_json(path.read_bytes())
+
+    def volumes(self) -> Iterator[Volume]:
+        for path in _files(self._volumes):
+            yield Volume.model_validate_json(path.read_bytes())
 
     def save(self, saved: Saved) -> None:
         if self._machines:
@@ -77,6 +109,14 @@ class Store:
     def forget_image(self, image: str) -> None:
         if self._images:
             (self._images / f"{image}.json").unlink(missing_ok=True)
+
+    def save_volume(self, volume: Volume) -> None:
+        if self._volumes:
+            write_atomically(self._volumes / f"{volume.uuid}.json", volume.model_dump_json())
+
+    def forget_volume(self, volume: UUID) -> None:
+        if self._volumes:
+            (self._volumes / f"{volume}.json").unlink(missing_ok=True)
 
 
 def _files(directory: Path | None) -> list[Path]:

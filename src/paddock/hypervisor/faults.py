@@ -14,7 +14,8 @@ from paddock.machine.spec import Frozen
 
 Operation = Literal[
     "facts", "ensure", "power", "remove", "state", "changes", "readiness", "ensure_image", "images", "remove_image",
-    "ensure_disk", "exec", "console", "vnc", "console_log",
+    "ensure_disk", "exec", "console", "vnc", "console_log", "adapt", "metrics", "snapshot", "drop_snapshot",
+    "ensure_volume", "remove_volume", "volumes", "set_password",
 ]  # fmt: skip
 
 
@@ -25,7 +26,7 @@ class Failure(Frozen):
     code: str = "unavailable"  # of paddock.base.errors
     message: str = "failed on demand"
     times: Annotated[int, Field(ge=1)] = 1
-    machine: UUID | None = None  # only calls about this one
+    machine: UUID | None = None  # only calls about this one; for volumes: about this volume
     after: bool = False  # the call has its effect, and only its answer is lost
 
 
@@ -36,9 +37,22 @@ class FaultOrder(Frozen):
     fail: tuple[Failure, ...] = ()
     delay: Annotated[float | None, Field(ge=0, description="seconds that every call takes longer")] = None
     crash: tuple[UUID, ...] = ()  # these machines' processes die now
+    reboot: tuple[UUID, ...] = ()  # these machines' guests reboot now, by themselves
+    lose: tuple[UUID, ...] = ()  # these volumes are gone now, as if somebody had deleted their files
     never_ready: bool | None = None
     guest_agent_hangs: bool | None = None
+    guest_agent_absent: bool | None = None  # as in an image without one: no answer, and no waiting for it
     shutdown_ignored: bool | None = None
+    disk_full: bool | None = None  # nothing more can be made or grown
+    copy_seconds: Annotated[float | None, Field(ge=0, description="that copying an image or a snapshot takes")] = None
+    copy_error: str | None = None  # with which copies of snapshots end; empty: they succeed
+    not_frozen: str | None = None  # why guests can't be held still for a snapshot; empty: they can
+
+
+_STATES = (
+    "delay", "never_ready", "guest_agent_hangs", "guest_agent_absent", "shutdown_ignored", "disk_full", "copy_seconds",
+    "copy_error", "not_frozen",
+)  # fmt: skip
 
 
 class Faults:
@@ -54,15 +68,20 @@ class Faults:
         self.delay = self._usual_delay
         self.never_ready = False
         self.guest_agent_hangs = False
+        self.guest_agent_absent = False
         self.shutdown_ignored = False
+        self.disk_full = False
+        self.copy_seconds = 0.0
+        self.copy_error = ""
+        self.not_frozen = ""
 
     def take(self, order: FaultOrder) -> None:
-        """Add an order to those in force (all of it but `crash`)."""
+        """Add an order to those in force (all of it but what happens at once)."""
         with self._lock:
             if order.clear:
                 self._clear()
             self._left += [(failure, failure.times) for failure in order.fail]
-            for name in ("delay", "never_ready", "guest_agent_hangs", "shutdown_ignored"):
+            for name in _STATES:
                 if (value := getattr(order, name)) is not None:
                     setattr(self, name, value)
 

@@ -1,0 +1,185 @@
+"""What all parts of the fake hypervisor share: its machines, volumes and images, and the room that they take."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID
+
+from paddock.base import clock
+from paddock.base.errors import Conflict, DiskFull, NotFound, PortTaken
+from paddock.hypervisor.fake_store import Saved, Store, total_bytes
+from paddock.hypervisor.fake_streams import LocalStream
+from paddock.hypervisor.faults import FaultOrder, Faults
+from paddock.machine.spec import GIB, Machine
+from paddock.machine.state import Phase
+
+LOG_BYTES = 64 * 1024
+RUNS = 100  # how many of a machine's times of being on are remembered, for its metrics
+
+
+@dataclass
+class Fake:
+    """A machine, from its first disk on."""
+
+    saved: Saved
+    log: bytearray = field(default_factory=bytearray)
+    streams: list[LocalStream] = field(default_factory=list)
+    commands: list[tuple[str, ...]] = field(default_factory=list)  # that ran in its guest, for tests to look at
+
+    @property
+    def on(self) -> bool:
+        return self.saved.on
+
+    def write(self, data: bytes) -> bytes:
+        self.log += data
+        del self.log[:-LOG_BYTES]
+        return data
+
+    def greeting(self) -> bytes:
+        has = self.saved.has
+        system = "Paddock fake rescue system" if has and has.rescue else "Paddock fake machine"
+        name = self.saved.machine.name if self.saved.machine else ""
+        return f"{system} {name}\r\n{name} login: ".encode()
+
+
+class FakeHost:
+    """A host that pretends. `memory_mib` in MiB, `disk` in bytes, `delay` and `ready_after` in seconds."""
+
+    def __init__(
+        self,
+        state_dir: Path | None = None,
+        cpus: int = 64,
+        memory_mib: int = 256 * 1024,
+        disk: int = 16 * 1024 * GIB,
+        delay: float = 0.0,
+        ready_after: float = 0.0,
+    ) -> None:
+        self.cpus, self.memory_mib, self.disk, self.ready_after = cpus, memory_mib, disk, ready_after
+        self.faults = Faults(delay)
+        self.changed = threading.Condition(threading.RLock())
+        self.store = Store(state_dir)
+        self.fakes = {saved.uuid: Fake(saved) for saved in self.store.machines()}
+        self.images = {manifest.sha256: manifest for manifest in self.store.images()}
+        self.made_volumes = {volume.uuid: volume for volume in self.store.volumes()}
+        self.ports = {fake.saved.port: u for u, fake in self.fakes.items() if fake.on}
+        self.memory_used = sum(fake.saved.memory_mib for fake in self.fakes.values() if fake.on)
+        self.states = {u: fake.saved.state() for u, fake in self.fakes.items() if fake.saved.machine}
+        self.used = sum(d.size for f in self.fakes.values() for d in f.saved.disks.values())
+        self.used += sum(total_bytes(m) for m in self.images.values())
+        self.used += sum(volume.size for volume in self.made_volumes.values())
+        # A cursor of an earlier process is never one of ours, so that who holds it is answered at once.
+        self.cursor = int(clock.now().timestamp() * 1000)
+
+    def inject(self, order: FaultOrder) -> None:
+        """Do wrong as told from now on. Raises NotFound for a machine to crash or reboot that is not there."""
+        self.faults.take(order)
+        with self.changed:
+            for uuid in order.crash:
+                if (fake := self.find(uuid)).on:
+                    self.turn_off(fake, Phase.CRASHED, "its process was told to crash")
+            for uuid in order.reboot:
+                self.restart(self.find(uuid))
+            for uuid in order.lose:
+                self.forget_volume(uuid)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def find(self, machine: UUID) -> Fake:
+        """A defined machine. Raises NotFound."""
+        fake = self.fakes.get(machine)
+        if fake is None or fake.saved.machine is None:
+            raise NotFound(f"there is no machine {machine} on this node")
+        return fake
+
+    def running(self, machine: UUID) -> Fake:
+        """A machine that is on. Raises NotFound, Conflict."""
+        fake = self.find(machine)
+        if not fake.on:
+            raise Conflict(f"machine {machine} is {fake.saved.phase}", hint="start it first")
+        return fake
+
+    def keep(self, fake: Fake, **changes: object) -> None:
+        """Change what is saved of a machine, here and in the store, and tell who waits."""
+        saved = fake.saved.model_copy(update=changes)
+        self.store.save(saved)
+        fake.saved = saved
+        if saved.machine:
+            self.states[saved.uuid] = saved.state()
+        self.tell()
+
+    def turn_on(self, fake: Fake, phase: Phase) -> None:
+        """Start it, with its definition as it is now. Raises PortTaken, NotFound, Conflict."""
+        machine, wanted = fake.saved.machine, fake.saved.endpoint
+        assert machine, "BUG: a machine without a definition was started"
+        self.check_parts(machine)
+        holder = self.ports.setdefault(wanted, machine.uuid)
+        if holder != machine.uuid:
+            raise PortTaken(f"port {wanted} is in use by machine {holder}", hint="take another port")
+        self.memory_used += machine.memory_mib
+        runs = (*fake.saved.runs, (clock.now().timestamp(), 0.0))[-RUNS:]
+        self._set_phase(fake, phase, port=wanted, memory_mib=machine.memory_mib, running=machine, runs=runs)
+
+    def turn_off(self, fake: Fake, phase: Phase, reason: str, *, rebooting: bool = False) -> None:
+        """Stop it; what was connected to it is hung up."""
+        self.ports.pop(fake.saved.port, None)
+        self.memory_used -= fake.saved.memory_mib
+        runs = (*fake.saved.runs[:-1], (fake.saved.runs[-1][0], clock.now().timestamp())) if fake.saved.runs else ()
+        self._set_phase(fake, phase, reason=reason, rebooting=rebooting, running=None, runs=runs)
+        for stream in fake.streams:
+            stream.hang_up()
+        fake.streams.clear()
+
+    def resume(self, fake: Fake) -> None:
+        """A paused machine goes on."""
+        self._set_phase(fake, Phase.RUNNING)
+
+    def restart(self, fake: Fake) -> None:
+        """Its guest starts again, unless it is paused; out of the rescue system it needs a new start."""
+        if fake.saved.phase is not Phase.RUNNING:
+            return
+        if fake.saved.has and fake.saved.has.rescue:
+            self.turn_off(fake, Phase.OFF, "the guest left the rescue system", rebooting=True)
+        else:
+            self._set_phase(fake, Phase.RUNNING)
+
+    def _set_phase(self, fake: Fake, phase: Phase, **changes: object) -> None:
+        fresh = {"reason": "", "rebooting": False, "phase": phase, "since": clock.now()}
+        self.keep(fake, **{**fresh, **changes})
+        if phase is Phase.RUNNING:
+            fake.write(fake.greeting())
+
+    def tell(self) -> None:
+        self.cursor += 1
+        self.changed.notify_all()
+
+    def claim(self, size: int) -> None:
+        """Take bytes of the disk. Raises DiskFull."""
+        free = 0 if self.faults.disk_full else self.disk - self.used
+        if size > free:
+            raise DiskFull(f"no room for {size} bytes: {free} of {self.disk} are free", hint="free room on the node")
+        self.used += size
+
+    def check_parts(self, machine: Machine) -> None:
+        """Raises NotFound when an image or a volume that its guest shall have is not here, Conflict when another
+        machine's guest still has the volume."""
+        for image in (machine.iso, machine.rescue.image if machine.rescue else None):
+            if image and image not in self.images:
+                raise NotFound(f"image {image} is not on this node", hint="copy it here first")
+        for attached in machine.volumes:
+            if attached.volume not in self.made_volumes:
+                text = f"volume {attached.volume} of machine {machine.uuid} is not on this node"
+                raise NotFound(text, hint="was it lost? detach it to start the machine without")
+            if (other := self.user_of(attached.volume, machine.uuid)) is not None:
+                raise Conflict(f"volume {attached.volume} is in use by machine {other}", hint="detach it there first")
+
+    def user_of(self, volume: UUID, besides: UUID | None = None) -> UUID | None:
+        """A machine that has the volume: by its definition, or in its running guest."""
+        users = (u for u, fake in self.fakes.items() if u != besides and volume in fake.saved.volumes)
+        return next(users, None)
+
+    def forget_volume(self, volume: UUID) -> None:
+        """The volume is gone, and its room is free."""
+        if found := self.made_volumes.pop(volume, None):
+            self.store.forget_volume(volume)
+            self.used -= found.size

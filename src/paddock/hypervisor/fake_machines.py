@@ -1,0 +1,145 @@
+"""The fake's machines: defined, turned on and off, brought to their definition while they run."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from paddock import __version__
+from paddock.base import clock
+from paddock.base.errors import Conflict
+from paddock.hypervisor.base import Capabilities
+from paddock.hypervisor.fake_host import Fake, FakeHost
+from paddock.hypervisor.fake_metrics import made_up
+from paddock.machine.spec import Machine, Power
+from paddock.machine.state import Accelerator, Adapted, Change, HostFacts, MachineState, Metrics, Phase, Readiness
+
+
+class FakeMachines:
+    """See `paddock.hypervisor.base.Machines`."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+
+    def capabilities(self) -> Capabilities:
+        return Capabilities(driver="fake", isolated=True)
+
+    def facts(self) -> HostFacts:
+        host = self._host
+        with host.faults.around("facts"), host.changed:
+            return HostFacts(
+                version=__version__, hostname="fake", cpus=host.cpus, memory_mib=host.memory_mib,
+                memory_free_mib=max(0, host.memory_mib - host.memory_used), disk=host.disk,
+                disk_free=host.disk - host.used,
+                accelerator=Accelerator.TCG, accelerator_reason="nothing is run at all", hypervisor="fake",
+            )  # fmt: skip
+
+    def ensure(self, machine: Machine, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
+        host = self._host
+        with host.faults.around("ensure", machine.uuid), host.changed:
+            fake = host.fakes.get(machine.uuid)
+            if fake is None or machine.system_disk.name not in fake.saved.disks:
+                raise Conflict(f"machine {machine.uuid} has no disk {machine.system_disk.name}", hint="make it first")
+            for attached in machine.volumes:
+                if attached.volume not in host.made_volumes:
+                    raise Conflict(f"there is no volume {attached.volume} on this node", hint="make it first")
+            if fake.saved.machine != machine:
+                host.keep(fake, machine=machine)
+
+    def power(self, machine: UUID, power: Power, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
+        host = self._host
+        with host.faults.around("power", machine), host.changed:
+            fake = host.find(machine)
+            if power in (Power.ON, Power.ON_PAUSED):
+                self._on(fake, power)
+            elif power in (Power.REBOOT, Power.RESET):
+                host.restart(host.running(machine))
+            elif fake.on and (power is Power.OFF or self._obeys(fake)):
+                why = "powered off" if power is Power.OFF else "the guest shut down"
+                host.turn_off(fake, Phase.OFF, why)
+
+    def _obeys(self, fake: Fake) -> bool:
+        return fake.saved.phase is Phase.RUNNING and not self._host.faults.shutdown_ignored
+
+    def _on(self, fake: Fake, power: Power) -> None:
+        if not fake.on:
+            self._host.turn_on(fake, Phase.RUNNING if power is Power.ON else Phase.PAUSED)
+        elif power is Power.ON and fake.saved.phase is Phase.PAUSED:
+            self._host.resume(fake)
+
+    def remove(self, machine: UUID, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
+        host = self._host
+        with host.faults.around("remove", machine), host.changed:
+            fake = host.fakes.get(machine)
+            if fake is None:
+                return
+            if fake.on:
+                host.turn_off(fake, Phase.OFF, "removed")
+            host.store.forget(machine)
+            host.used -= sum(d.size for d in fake.saved.disks.values())
+            del host.fakes[machine]
+            host.states.pop(machine, None)
+            host.tell()
+
+    def state(self, machine: UUID) -> MachineState:
+        with self._host.faults.around("state", machine), self._host.changed:
+            return self._host.find(machine).saved.state()
+
+    def changes(self, cursor: int, timeout: float) -> Change:
+        host = self._host
+        with host.faults.around("changes"), host.changed:
+            host.changed.wait_for(lambda: host.cursor != cursor, timeout=max(0.0, timeout))
+            return Change.model_construct(cursor=host.cursor, machines=tuple(host.states.values()))
+
+    def readiness(self, machine: UUID) -> Readiness:
+        host = self._host
+        with host.faults.around("readiness", machine), host.changed:
+            fake = host.find(machine)
+            words = fake.log[-400:].decode(errors="replace")
+            if not fake.on:
+                return Readiness(ready=False, waiting_for=f"power: it is {fake.saved.phase}", last_words=words)
+            if fake.saved.phase is Phase.PAUSED:
+                return Readiness(ready=False, waiting_for="cpus: it is paused", last_words=words)
+            if host.faults.never_ready or fake.saved.age() < host.ready_after:
+                return Readiness(ready=False, waiting_for="ssh", last_words=words)
+            return Readiness(ready=True, by=("ssh",) if host.faults.guest_agent_absent else ("ssh", "agent"))
+
+    def adapt(self, machine: UUID, epoch: int) -> Adapted:  # noqa: ARG002 - the fence keeps epochs
+        host = self._host
+        with host.faults.around("adapt", machine), host.changed:
+            fake = host.find(machine)
+            wanted, has = fake.saved.machine, fake.saved.has
+            if not fake.on or wanted is None or has is None:
+                return Adapted()
+            can = _as_far_as_it_goes(has, wanted)
+            host.check_parts(can)
+            if can != has:
+                host.memory_used += can.memory_mib - fake.saved.memory_mib
+                host.keep(fake, running=can, memory_mib=can.memory_mib)
+            return Adapted(pending=tuple(_pending(can, wanted)))
+
+    def metrics(self, machine: UUID, start: float, end: float, step: float) -> Metrics:
+        with self._host.faults.around("metrics", machine), self._host.changed:
+            saved = self._host.find(machine).saved
+        return made_up(machine, saved.runs, start, end, step, now=clock.now().timestamp())
+
+
+def _as_far_as_it_goes(has: Machine, wanted: Machine) -> Machine:
+    """What a running guest that has `has` can be brought to of `wanted`."""
+    cpus, memory = has.cpus, has.memory_mib
+    if has.layout == 2 and cpus < wanted.cpus <= has.max_cpus:
+        cpus = wanted.cpus
+    if has.layout == 2 and memory < wanted.memory_mib <= has.max_memory_mib:
+        memory = wanted.memory_mib
+    plugged = {"volumes": wanted.volumes, "iso": wanted.iso, "cpus": cpus, "memory_mib": memory}
+    return has.model_copy(update=plugged)
+
+
+def _pending(has: Machine, wanted: Machine) -> Iterator[str]:
+    """A sentence for each thing that only a new start brings."""
+    if has.cpus != wanted.cpus:
+        yield f"it runs with {has.cpus} CPUs, and has {wanted.cpus} from its next start on"
+    if has.memory_mib != wanted.memory_mib:
+        yield f"it runs with {has.memory_mib} MiB of memory, and has {wanted.memory_mib} MiB from its next start on"
+    if has.rescue != wanted.rescue:
+        yield f"its next start boots {'the rescue system' if wanted.rescue else 'its own disk'}"
+    if has.network != wanted.network:
+        yield "its network changes with its next start"
