@@ -35,6 +35,9 @@ class Order:
     role: str = ""
     restart: str = "no"
     location: str = ""
+    volumes: tuple[int, ...] = ()
+    automount: bool = False
+    placement_group: int = 0
     start: bool = True
 
     def body(self, name: str) -> Json:
@@ -43,8 +46,10 @@ class Order:
             "name": name, "server_type": self.server_type["name"], "image": self.image["id"],
             "ssh_keys": list(self.ssh_keys), "labels": dict(self.labels), "start_after_create": self.start,
             "x_restart": self.restart, "user_data": self.user_data, "x_group": self.group, "x_role": self.role,
-            "location": self.location,
+            "location": self.location, "placement_group": self.placement_group or "",
         }  # fmt: skip
+        if self.volumes:
+            wanted |= {"volumes": list(self.volumes), "automount": self.automount}
         return {k: v for k, v in wanted.items() if v != ""}
 
 
@@ -71,6 +76,9 @@ def launch(
     role: Annotated[str, typer.Option(help="What it does in its group: web, sql.")] = "",
     restart: Annotated[Literal["no", "on-failure"], typer.Option(help="When its QEMU dies.")] = "no",
     location: Annotated[str, typer.Option(help="Where.", show_default=False)] = "",
+    volume: Annotated[list[str] | None, typer.Option(help="Attach this one: name or id.")] = None,
+    automount: Annotated[bool, typer.Option("--automount", help="Mount the volumes in it.")] = False,
+    placement_group: Annotated[str, typer.Option(help="Not on a node with others of it.", show_default=False)] = "",
     from_file: Annotated[str, typer.Option("-f", "--from-file", help="Lines of image:count:group:role.")] = "",
     no_start: Annotated[bool, typer.Option("--no-start", help="Create it, but leave it off.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when it is accepted.")] = False,
@@ -98,7 +106,9 @@ def launch(
     common = Order(
         image={}, server_type={}, name=name, count=count or 1, several=count is not None,
         labels=tuple(_label(text) for text in label or ()), group=group, role=role, restart=restart,
-        location=location, start=not no_start, user_data=_user_data(user_data),
+        location=location, start=not no_start, user_data=_user_data(user_data), automount=automount,
+        volumes=tuple(int(lookup.find(api, "volumes", ref)["id"]) for ref in volume or ()),
+        placement_group=int(lookup.find(api, "placement_groups", placement_group)["id"]) if placement_group else 0,
     )  # fmt: skip
     wanted = (cpus, _gigabytes(memory, "memory"), _gigabytes(disk, "disk"))
     parts = _lines(from_file, common) if from_file else [(image, common)]
@@ -174,13 +184,19 @@ def _names(order: Order, taken: set[str]) -> list[str]:
         return names.numbered(order.name, order.count, taken)
     chosen: list[str] = []
     for _ in range(order.count):
-        chosen.append(names.fresh(str(order.image["name"]), taken | set(chosen)))
+        chosen.append(names.fresh(str(order.image["name"] or "server"), taken | set(chosen)))
     return chosen
 
 
 def _complete(api: Api, ref: str, order: Order, type: str, wanted: tuple[int, float, float]) -> Order:
     image = lookup.find(api, "images", ref)
     return replace(order, image=image, server_type=_server_type(api, type, image, wanted))
+
+
+def order_for(api: Api, image: str, cpus: int, memory: float) -> Order:
+    """One server that is left off, of the smallest type with so many CPUs and GB of memory, with this user's key."""
+    order = _complete(api, image, Order(image={}, server_type={}, start=False), "", (cpus, memory, 0.0))
+    return replace(order, ssh_keys=tuple(keys.chosen(api, [])))
 
 
 def _server_type(api: Api, ref: str, image: Json, wanted: tuple[int, float, float]) -> Json:
@@ -251,7 +267,7 @@ def _gigabytes(text: str, field: str) -> float:
 
 
 def _title(orders: Sequence[Order], jobs: Sequence[follow.Job]) -> str:
-    images = ", ".join(dict.fromkeys(str(order.image["name"]) for order in orders))
+    images = ", ".join(dict.fromkeys(str(order.image["name"] or order.image["description"]) for order in orders))
     what = jobs[0].label if len(jobs) == 1 else f"{len(jobs)} servers"
     return f"Launching {what} from {images}"
 

@@ -3,8 +3,10 @@
 Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 130 Ctrl-C; `ssh` and `exec` give that of what they ran.
 """
 
+import contextlib
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -34,10 +36,11 @@ from paddock.cli import (
     ssh,
     ssh_key,
     volume,
+    words,
 )
 from paddock.cli.fail import report, say
 from paddock.cli.output import Format, Output, show_json, stdout
-from paddock.cli.session import ENDPOINT_ENV, Session, api_of
+from paddock.cli.session import ENDPOINT_ENV, Session, api_of, config_dir
 
 MORE = "More"
 
@@ -105,7 +108,23 @@ def shell_command(ctx: typer.Context) -> None:
     """
     session = ctx.find_object(Session)
     before = ["--endpoint", session.endpoint] if session and session.endpoint else []
-    raise typer.Exit(shell.run_shell(lambda words: run([*before, *words])))
+    history = config_dir() / "history"
+    raise typer.Exit(shell.run_shell(lambda words: run([*before, *words]), partial(_completions, ctx), history))
+
+
+def _completions(ctx: typer.Context, before: list[str]) -> list[str]:
+    """The commands at this place, or the names of servers."""
+    group = typer.main.get_command(app)
+    for word in before:
+        inner = getattr(group, "commands", {}).get(word)
+        if inner is None:
+            break
+        group = inner
+    if commands := getattr(group, "commands", None):
+        return sorted(commands)
+    with contextlib.suppress(PaddockError):
+        return [str(s["name"]) for s in api_of(ctx).list("/v1/servers")]
+    return []
 
 
 cloud.register(app)
@@ -114,6 +133,7 @@ app.command("ls", rich_help_panel=server.PANEL)(server.list_servers)
 power.register(app)
 change.register(app)
 server.app.command("metrics")(metrics.metrics)
+words.register(app)
 for command in (ssh, console, execute):
     command.register(app)
 cloud.register(app)

@@ -3,21 +3,61 @@
 Each line runs in a process of its own, so that ssh may take it over and Ctrl-C ends only that line.
 """
 
+import contextlib
 import os
 import readline
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from paddock.cli.fail import say
 
 PROMPT = "paddock> "
+Completions = Callable[[list[str]], list[str]]  # the words before the one that is typed, to all that it may be
 
 
-def run_shell(run: Callable[[list[str]], int]) -> int:
+def run_shell(run: Callable[[list[str]], int], completions: Completions, history: Path) -> int:
     """Read and run lines until `exit` or the end of stdin; the exit code is that of the last line."""
+    if not sys.stdin.isatty():
+        return _loop(run)
+    print("Paddock\ntype 'help' for a list of all commands, 'exit' to leave")
+    with _remembered(history):
+        readline.set_completer_delims(" ")
+        readline.set_completer(_completer(completions))
+        readline.parse_and_bind("tab: complete")
+        return _loop(run)
+
+
+@contextlib.contextmanager
+def _remembered(history: Path) -> Iterator[None]:
+    """With the lines of earlier times, which only this user may read."""
+    os.close(os.open(history, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     readline.set_history_length(1000)
+    with contextlib.suppress(OSError):
+        readline.read_history_file(history)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            readline.write_history_file(history)
+
+
+def _completer(completions: Completions) -> Callable[[str, int], str | None]:
+    """As readline asks for them: one by one, for the same text."""
+    found: list[str] = []
+
+    def complete(text: str, number: int) -> str | None:
+        if number == 0:
+            before = readline.get_line_buffer()[: readline.get_begidx()].split()
+            found[:] = [f"{word} " for word in completions(before) if word.startswith(text)]
+        return found[number] if number < len(found) else None
+
+    return complete
+
+
+def _loop(run: Callable[[list[str]], int]) -> int:
     code = 0
     while True:
         try:

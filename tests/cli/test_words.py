@@ -1,0 +1,48 @@
+"""kvm-cloud's words, and the prompt that completes them."""
+
+from pathlib import Path
+
+import pytest
+
+from paddock.cli import shell
+from tests.cli.conftest import Shell
+from tests.cli.server import Cloud
+
+
+def test_new_instances_run(paddock: Shell, cloud: Cloud) -> None:
+    assert paddock.ok("new", "tiny", "64", "1") == "result: ID: n1/1000, SSH port: 2200\n"
+    assert paddock.ok("new", "tiny", "700", "2") == "result: ID: n1/1001, SSH port: 2201\n"
+    name = cloud.servers[1]["name"]
+    rows = [line.split()[:6] for line in paddock.ok("instances").splitlines()[1:]]
+    assert rows == [["n1/1000", "tiny", "512", "1", "-", "OFFLINE"], ["n1/1001", "tiny", "2048", "2", "-", "OFFLINE"]]
+    assert paddock.ok("run", "n1/1000") == "OK\n"
+    assert paddock.ok("instances").splitlines()[1].split() == ["n1/1000", "tiny", "512", "1", "2200", "ONLINE", name]
+    assert "no server type has 99 CPUs" in paddock.fails("new", "tiny", "64", "99")
+    assert "there is no server 'n9/1'" in paddock.fails("run", "n9/1")
+
+
+def test_they_can_be_typed_at_the_prompt(paddock: Shell, cloud: Cloud) -> None:
+    cloud.add("web", status="off")
+    paddock.ok("shell", input="run n1/1000 # comment\nexit\n")
+    assert cloud.servers[1]["status"] == "running"
+
+
+def test_completion_offers_commands_and_then_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered = {(): ["launch", "ls"], ("ls",): ["web-1", "web-2", "db"]}
+    complete = shell._completer(lambda before: offered[tuple(before)])
+    typed = {"line": "", "at": 0}
+    monkeypatch.setattr(shell.readline, "get_line_buffer", lambda: typed["line"])
+    monkeypatch.setattr(shell.readline, "get_begidx", lambda: typed["at"])
+    typed.update(line="l", at=0)
+    assert [complete("l", n) for n in range(3)] == ["launch ", "ls ", None]
+    typed.update(line="ls web", at=3)
+    assert [complete("web", n) for n in range(3)] == ["web-1 ", "web-2 ", None]
+
+
+def test_history_is_private_and_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "history"
+    with shell._remembered(path):
+        shell.readline.clear_history()
+        shell.readline.add_history("ls")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert "ls" in path.read_text()
