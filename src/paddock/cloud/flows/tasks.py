@@ -2,7 +2,7 @@
 
 from procrastinate.contrib.django import app
 
-from paddock.cloud.flows import image, server  # noqa: F401  # registers the flows
+from paddock.cloud.flows import image, server, volume  # noqa: F401  # registers the flows
 from paddock.cloud.flows.alarms import Alarms
 from paddock.cloud.flows.engine import Flow
 from paddock.cloud.flows.engine import advance as advance_row

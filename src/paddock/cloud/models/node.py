@@ -67,6 +67,11 @@ class Node(models.Model):
             )
         )
 
+    def claim_disk(self, disk_gib: int) -> bool:
+        """Take room on its disk alone, as volumes do, if there is room; whether it answers now does not matter."""
+        fits = Node.objects.filter(Q(claimed_disk_gib__lte=F("disk_gib") - disk_gib), id=self.id)
+        return bool(fits.update(claimed_disk_gib=F("claimed_disk_gib") + disk_gib))
+
     def release(self, cpus: int, memory_mib: int, disk_gib: int) -> None:
         """Give room back."""
         Node.objects.filter(id=self.id).update(
