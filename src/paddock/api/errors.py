@@ -36,6 +36,8 @@ STATUS = {
     "protected": 423,
     "server_not_stopped": 422,
     "volume_already_attached": 422,
+    "invalid_server_type": 422,
+    "already_in_placement_group": 422,
     "resource_limit_exceeded": 403,
     "placement_error": 422,
     "no_space_left_in_location": 422,

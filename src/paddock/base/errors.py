@@ -28,6 +28,12 @@ class Invalid(PaddockError):
     code = "invalid_input"
 
 
+class InvalidServerType(PaddockError):
+    """The server can't become one of this type."""
+
+    code = "invalid_server_type"
+
+
 class NotFound(PaddockError):
     """There is no such thing (or none that the caller may know of)."""
 
@@ -68,6 +74,12 @@ class NotStopped(Conflict):
     """This needs the server to be off."""
 
     code = "server_not_stopped"
+
+
+class AlreadyInGroup(Conflict):
+    """The server is in a placement group already."""
+
+    code = "already_in_placement_group"
 
 
 class AlreadyAttached(Conflict):
@@ -153,6 +165,7 @@ _BY_CODE: dict[str, type[PaddockError]] = {
     for cls in (
         PaddockError,
         Invalid,
+        InvalidServerType,
         NotFound,
         Conflict,
         NameTaken,
@@ -161,6 +174,7 @@ _BY_CODE: dict[str, type[PaddockError]] = {
         Protected,
         NotStopped,
         AlreadyAttached,
+        AlreadyInGroup,
         LimitExceeded,
         PlacementFailed,
         NoSpace,

@@ -1,6 +1,6 @@
 """Which node: rows in, a node and reasons out. Pure, so that the same code places, explains and simulates."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -33,6 +33,9 @@ class Demand:
     cpus: int
     memory_mib: int
     disk_gib: int
+    only: str = ""  # the node that its volumes lie on
+    apart: frozenset[str] = frozenset()  # nodes with others of its placement group
+    strange: frozenset[str] = frozenset()  # nodes that serve another project, and can't keep strangers apart
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Verdict:
     reasons: tuple[str, ...]
     ever: bool  # whether an empty node of this size could hold it
     down: bool  # whether it is only not up
+    spread: bool = False  # whether it would fit but for the placement group
 
 
 def judge(node: Room, demand: Demand, ports_used: int) -> Verdict:
@@ -64,7 +68,22 @@ def judge(node: Room, demand: Demand, ports_used: int) -> Verdict:
     if ports_used >= node.ssh_ports:
         last = node.first_ssh_port + node.ssh_ports - 1
         reasons.append(f"has no SSH port left in {node.first_ssh_port}–{last}")
-    return Verdict(node.name, tuple(reasons), not never, node.state != "up")
+    reasons += _company(node.name, demand)
+    spread = len(reasons) == 1 and node.name in demand.apart
+    return Verdict(node.name, tuple(reasons), not never, node.state != "up", spread)
+
+
+def _company(node: str, demand: Demand) -> Iterator[str]:
+    """What speaks against a node besides its room: who and what is there."""
+    if demand.only and node != demand.only:
+        yield f"is not {demand.only}, where the server's volumes lie"
+    if node in demand.apart:
+        yield "has another server of the placement group"
+    if node in demand.strange:
+        yield (
+            "serves another project, and can't keep the two from each other's network "
+            "(`shared = true` in paddock.toml lets them meet)"
+        )
 
 
 def choose(

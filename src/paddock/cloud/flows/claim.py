@@ -1,52 +1,126 @@
-"""Claiming a place: room, a number and an SSH port on a node, in one transaction."""
+"""Claiming a place: room, a number and an SSH port on a node, in one transaction; and claiming more there later.
 
+The claim locks the node's row. What is asked after that sees whoever claimed it before, so that two servers of a
+placement group, or of two projects that must not meet, never get the same node.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, F, Subquery
+from django.db.models import Case, Count, Exists, F, OuterRef, Q, QuerySet, Subquery, Value, When
+from django.db.models.functions import Greatest, Least
 
-from paddock.base.errors import Conflict, NoRoom
+from paddock.base.errors import Conflict, Invalid, NoRoom, PlacementFailed
 from paddock.cloud import placement
-from paddock.cloud.models import Node, Server
+from paddock.cloud.models import Node, Server, ServerType, Volume
 
 PLACEMENT_TRIES = 5
+GROWTH = 8  # times the CPUs and memory that a server begins with, to which it can be given more while it runs
+# A node lets projects meet where its driver keeps them apart, or its operator said that they may.
+_SHARED = Q(settings__shared=True) | Q(facts__isolated=True) | (~Q(settings__has_key="shared") & Q(driver="fake"))
 
 
-def demand(server: Server) -> placement.Demand:
-    """What a server needs of a node."""
-    return placement.Demand(server.cores, server.memory_mib, server.disk_gib)
+@dataclass(frozen=True)
+class Shape:
+    """How much of a node; of a difference: how much more, or less."""
+
+    cores: int = 0
+    memory_mib: int = 0
+    disk_gib: int = 0
 
 
-def verdicts(server: Server) -> tuple[list[str], list[placement.Verdict]]:
-    """The names of the nodes that fit, best first, and what each node says."""
-    return _choose(_nodes(), server)
+# Choosing
 
 
-def _nodes() -> list[Any]:
-    """All nodes, and how many servers (so SSH ports) each has."""
-    return list(Node.objects.order_by("name").annotate(used=Count("server")))
+def verdicts(server: Server, volumes: Iterable[Volume] = ()) -> tuple[list[str], list[placement.Verdict]]:
+    """The names of the nodes that fit, best first, and what each node says. `volumes`: those that it shall have."""
+    return _choose(_nodes(server), server, _where(volumes))
 
 
-def _choose(nodes: list[Any], server: Server) -> tuple[list[str], list[placement.Verdict]]:
-    return placement.choose(nodes, demand(server), {n.name: n.used for n in nodes}, settings.PLACEMENT)
+def refuse_hopeless(server: Server, volumes: Iterable[Volume] = ()) -> None:
+    """Raises NoRoom or PlacementFailed when no node could hold the server, and none that is only down."""
+    fitting, said = verdicts(server, volumes)
+    if fitting:
+        return
+    why = placement.explain(said)
+    if any(v.spread for v in said):
+        raise PlacementFailed(f"no node keeps the placement group's servers apart: {why}", field="placement_group")
+    if all(not v.ever for v in said):
+        raise NoRoom(f"no node can hold this server: {why}", hint="choose a smaller server type")
+    if any(v.ever and not v.down for v in said):
+        raise NoRoom(f"no node has room: {why}", hint="delete a server, or choose a smaller type")
 
 
 def explain(server: Server) -> str:
     """Why no node fits, node by node."""
-    return placement.explain(verdicts(server)[1]) or "others were faster; try again"
+    return placement.explain(_verdicts_of_row(server)) or "others were faster; try again"
 
 
 def only_down(server: Server) -> str:
     """The names of the nodes that would fit if they were up; empty when there is none."""
-    return ", ".join(v.node for v in verdicts(server)[1] if v.down and len(v.reasons) == 1)
+    return ", ".join(v.node for v in _verdicts_of_row(server) if v.down and len(v.reasons) == 1)
+
+
+def _verdicts_of_row(server: Server) -> list[placement.Verdict]:
+    return verdicts(server, _volumes_of(server))[1]
+
+
+def _nodes(server: Server) -> list[Any]:
+    """All nodes: how many servers (so SSH ports) each has, and whether a stranger is where projects must not meet."""
+    others = Server.objects.filter(node=OuterRef("pk")).exclude(project=server.project_id)
+    strange = Case(When(_SHARED, then=Value(False)), default=Exists(others))
+    return list(Node.objects.order_by("name").annotate(used=Count("server"), strange=strange))
+
+
+def _choose(nodes: list[Any], server: Server, only: str) -> tuple[list[str], list[placement.Verdict]]:
+    demand = placement.Demand(
+        cpus=server.cores,
+        memory_mib=server.memory_mib,
+        disk_gib=server.disk_gib,
+        only=only,
+        apart=_nodes_of_group(server),
+        strange=frozenset(n.name for n in nodes if n.strange),
+    )
+    return placement.choose(nodes, demand, {n.name: n.used for n in nodes}, settings.PLACEMENT)
+
+
+def _nodes_of_group(server: Server) -> frozenset[str]:
+    if server.placement_group_id is None:
+        return frozenset()
+    return frozenset(_others_of_group(server).values_list("node__name", flat=True))
+
+
+def _others_of_group(server: Server) -> "QuerySet[Server]":
+    placed = Server.objects.filter(placement_group=server.placement_group_id, node__isnull=False)
+    return placed.exclude(pk=server.pk)
+
+
+def _volumes_of(server: Server) -> Iterable[Volume]:
+    """Its volumes; a server that no volume was ever given has revision 0, and costs no query."""
+    return server.volumes.select_related("node") if server.revision else ()
+
+
+def _where(volumes: Iterable[Volume]) -> str:
+    """The node that volumes lie on; empty when they lie nowhere yet. Raises Invalid when it is more than one."""
+    names = {v.name: v.node.name for v in volumes if v.node is not None}
+    if len(set(names.values())) > 1:
+        told = ", ".join(f"{volume} on {node}" for volume, node in names.items())
+        raise Invalid(f"the volumes lie on different nodes: {told}", field="volumes")
+    return next(iter(names.values()), "")
+
+
+# Claiming
 
 
 def claim(server: Server) -> bool:
     """Claim a place on the best node that still has room, and write it down in the same transaction."""
+    only = _where(_volumes_of(server))
     for _ in range(PLACEMENT_TRIES):
-        nodes = _nodes()
-        fitting, _verdicts = _choose(nodes, server)
+        nodes = _nodes(server)
+        fitting, _verdicts = _choose(nodes, server, only)
         if not fitting:
             return False
         with transaction.atomic():
@@ -60,12 +134,28 @@ def _claim_on(server: Server, node: Node) -> bool:
         return False
     port = _free_port(node, node.first_ssh_port)
     number = Node.objects.filter(pk=node.pk).values(number=F("first_id") + F("last_number") - 1)
-    unplaced = Server.objects.filter(pk=server.pk, epoch=server.epoch, node=None)
-    if not unplaced.update(node=node, number=Subquery(number), ssh_port=port):
+    unplaced = _if_alone(server, node, Server.objects.filter(pk=server.pk, epoch=server.epoch, node=None))
+    room = room_to_grow(node, server.layout, server.cores, server.memory_mib)
+    if not unplaced.update(node=node, number=Subquery(number), ssh_port=port, **room):
         transaction.set_rollback(True)
         return False
-    server.node, server.ssh_port = node, port  # the number comes with the next look at the row
+    server.node, server.ssh_port = node, port  # the rest comes with the next look at the row
     return True
+
+
+def _if_alone(server: Server, node: Node, row: "QuerySet[Server]") -> "QuerySet[Server]":
+    """The row, unless one that it must not meet came to the node since we looked."""
+    if server.placement_group_id is not None:
+        row = row.filter(~Exists(_others_of_group(server).filter(node=node)))
+    if not _shared(node):
+        row = row.filter(~Exists(Server.objects.filter(node=node).exclude(project=server.project_id)))
+    return row
+
+
+def _shared(node: Node) -> bool:
+    """The same as _SHARED, of a row that was read."""
+    said = node.settings.get("shared", node.driver == "fake")
+    return bool(said or node.facts.get("isolated"))
 
 
 def _free_port(node: Node, start: int) -> int:
@@ -89,3 +179,49 @@ def take_next_port(server: Server) -> None:
         if not Server.objects.filter(pk=server.pk, epoch=server.epoch).update(ssh_port=port):
             raise Conflict("another worker has this server")
     server.ssh_port = port
+
+
+# More of it, later
+
+
+def more(node: Node, shape: Shape) -> bool:
+    """Take more of a node (or give back, where less than nothing is wanted), if there is room: all of it or nothing."""
+    return bool(
+        Node.objects.filter(
+            Q(claimed_cpus__lte=F("cpus") * F("cpu_overcommit") - shape.cores) if shape.cores > 0 else Q(),
+            Q(claimed_memory_mib__lte=F("memory_mib") * F("memory_overcommit") - shape.memory_mib)
+            if shape.memory_mib > 0
+            else Q(),
+            Q(claimed_disk_gib__lte=F("disk_gib") - shape.disk_gib) if shape.disk_gib > 0 else Q(),
+            pk=node.pk,
+        ).update(
+            claimed_cpus=F("claimed_cpus") + shape.cores,
+            claimed_memory_mib=F("claimed_memory_mib") + shape.memory_mib,
+            claimed_disk_gib=F("claimed_disk_gib") + shape.disk_gib,
+        )
+    )
+
+
+def short_of(node: Node, shape: Shape) -> str:
+    """What a node has too little of for that much more, as a sentence."""
+    wanted = placement.Demand(shape.cores, shape.memory_mib, shape.disk_gib)
+    return " and ".join(placement.judge(node, wanted, 0).reasons) or "others were faster; try again"
+
+
+def room_to_grow(node: Node | None, layout: int, cores: int, memory_mib: int) -> dict[str, Any]:
+    """Up to which CPUs and memory a server can be given more while it runs, as columns.
+
+    The rule: eight times what it begins with, but never more than its node has, nor than the biggest server type;
+    nothing where the node's driver can't add to a running machine, or the machine is of the older layout.
+    """
+    if node is None or layout < 2 or not node.facts.get("hot_add", True):
+        return {"max_cores": 0, "max_memory_mib": 0}
+    return {
+        "max_cores": _at_most(cores, node.cpus, "cores"),
+        "max_memory_mib": _at_most(memory_mib, node.memory_mib, "memory_mib"),
+    }
+
+
+def _at_most(begins: int, node_has: int, column: str) -> Greatest:
+    biggest = Subquery(ServerType.objects.order_by(f"-{column}").values(column)[:1])
+    return Greatest(Value(begins), Least(Value(min(begins * GROWTH, node_has)), biggest))
