@@ -10,15 +10,35 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from paddock import __version__
-from paddock.agent.calls import Answer, Call, answered, bug, correlate, failure, no_route, success
+from paddock.agent.calls import MAX_TIME, Answer, Call, answered, bug, correlate, failure, no_route, success
 from paddock.agent.streams import Streams
 from paddock.agent.watch import Watch
 from paddock.base.errors import Invalid, PaddockError
 from paddock.hypervisor.base import Capabilities, Hypervisor, Machines
 from paddock.hypervisor.faults import FaultOrder
-from paddock.hypervisor.wire import MAX_POLL_SECONDS, ExecRequest, ImageRequest, Images, MachineList, PowerRequest
-from paddock.machine.spec import Disk, Machine
-from paddock.machine.state import Change, GuestResult, HostFacts, MachineState, Progress, Readiness
+from paddock.hypervisor.wire import (
+    MAX_POLL_SECONDS,
+    ExecRequest,
+    ImageRequest,
+    Images,
+    MachineList,
+    PasswordRequest,
+    PowerRequest,
+    SnapshotRequest,
+    VolumeList,
+)
+from paddock.machine.spec import Disk, Machine, Volume
+from paddock.machine.state import (
+    Adapted,
+    Change,
+    GuestResult,
+    HostFacts,
+    MachineState,
+    Metrics,
+    Progress,
+    Readiness,
+    Snapshot,
+)
 
 THREADS = 40
 GUEST_THREADS = 40  # of their own: a command in a guest may take an hour
@@ -33,7 +53,7 @@ class Answers:
 
     def __init__(self, hypervisor: Hypervisor, inject: Inject | None) -> None:
         self._machines, self._disks = hypervisor.machines, hypervisor.disks
-        self._guest, self._streams = hypervisor.guest, hypervisor.streams
+        self._volumes, self._guest, self._streams = hypervisor.volumes, hypervisor.guest, hypervisor.streams
         self._inject = inject
 
     def facts(self, _call: Call) -> HostFacts:
@@ -66,6 +86,33 @@ class Answers:
     def readiness(self, call: Call) -> Readiness:
         return self._machines.readiness(call.machine)
 
+    def adapt(self, call: Call) -> Adapted:
+        return self._machines.adapt(call.machine, call.epoch)
+
+    def metrics(self, call: Call) -> Metrics:
+        start, end, step = call.time("start"), call.time("end"), call.seconds("step", 0, MAX_TIME)
+        if end < start:
+            raise Invalid("the end lies before the start", field="end")
+        return self._machines.metrics(call.machine, start, end, step)
+
+    def snapshot(self, call: Call) -> Snapshot:
+        return self._disks.snapshot(call.machine, call.snapshot, call.parsed(SnapshotRequest).target, call.epoch)
+
+    def drop_snapshot(self, call: Call) -> None:
+        self._disks.drop_snapshot(call.machine, call.snapshot, call.epoch)
+
+    def volumes(self, _call: Call) -> VolumeList:
+        return VolumeList(volumes=self._volumes.volumes())
+
+    def ensure_volume(self, call: Call) -> None:
+        volume = call.parsed(Volume)
+        if volume.uuid != call.volume:
+            raise Invalid(f"volume {volume.uuid} was sent to the address of {call.volume}", field="uuid")
+        self._volumes.ensure_volume(volume, call.epoch)
+
+    def remove_volume(self, call: Call) -> None:
+        self._volumes.remove_volume(call.volume, call.epoch)
+
     def console_log(self, call: Call) -> str:
         limit = min(max(call.whole_number("limit", LOG_BYTES), 0), MAX_LOG_BYTES)
         return self._streams.console_log(call.machine, limit)
@@ -73,6 +120,10 @@ class Answers:
     def guest_exec(self, call: Call) -> GuestResult:
         asked = call.parsed(ExecRequest)
         return self._guest.exec(call.machine, asked.argv, asked.stdin, asked.timeout)
+
+    def set_password(self, call: Call) -> None:
+        asked = call.parsed(PasswordRequest)
+        self._guest.set_password(call.machine, asked.user, asked.password_hash)
 
     def images(self, _call: Call) -> Images:
         return Images(images=self._disks.images())
@@ -126,11 +177,12 @@ class Agent:
         self.stop()
 
     def _route(self, method: str, path: str, function: Answer, change: str = "") -> Route:
-        limiter = self._guest_calls if path.endswith("/guest/exec") else self._calls
+        limiter = self._guest_calls if "/guest/" in path else self._calls
         return Route(path, answered(function, limiter, change), methods=[method])
 
     def _routes(self) -> list[BaseRoute]:
         a, route, machine, image = self._answers, self._route, "/v1/machines/{uuid:uuid}", "/v1/images/{sha256}"
+        snapshot, volume = machine + "/snapshots/{snapshot:uuid}", "/v1/volumes/{uuid:uuid}"
         return [
             route("GET", "/v1/facts", a.facts),
             route("GET", "/v1/capabilities", a.capabilities),
@@ -142,8 +194,16 @@ class Agent:
             route("POST", machine + "/power", a.power, "power"),
             route("PUT", machine + "/disks", a.disk, "ensure_disk"),
             route("GET", machine + "/readiness", a.readiness),
+            route("POST", machine + "/adapt", a.adapt, "adapt"),
+            route("GET", machine + "/metrics", a.metrics),
+            route("PUT", snapshot, a.snapshot),
+            route("DELETE", snapshot, a.drop_snapshot, "drop_snapshot"),
             route("GET", machine + "/console_log", a.console_log),
             route("POST", machine + "/guest/exec", a.guest_exec, "exec"),
+            route("POST", machine + "/guest/password", a.set_password, "set_password"),
+            route("GET", "/v1/volumes", a.volumes),
+            route("PUT", volume, a.ensure_volume, "ensure_volume"),
+            route("DELETE", volume, a.remove_volume, "remove_volume"),
             route("GET", "/v1/images", a.images),
             route("PUT", image, a.ensure_image),
             route("DELETE", image, a.remove_image, "remove_image"),

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_BODY = 1024 * 1024  # bytes
+MAX_TIME = 2.0**40  # seconds of unix time
 STATUS: dict[type[PaddockError], int] = {
     Invalid: 422, NotFound: 404, Conflict: 409, StaleEpoch: 409, PortTaken: 409, DiskFull: 507, Refused: 424,
     Unavailable: 503,
@@ -58,7 +59,18 @@ class Call:
 
     @property
     def machine(self) -> UUID:
-        uuid = self.request.path_params["uuid"]
+        return self._uuid("uuid")
+
+    @property
+    def volume(self) -> UUID:
+        return self._uuid("uuid")
+
+    @property
+    def snapshot(self) -> UUID:
+        return self._uuid("snapshot")
+
+    def _uuid(self, name: str) -> UUID:
+        uuid = self.request.path_params[name]
         assert isinstance(uuid, UUID)
         return uuid
 
@@ -86,6 +98,12 @@ class Call:
         if math.isnan(given):
             raise Invalid(f"query parameter {name} must be a number of seconds, not {text!r}", field=name)
         return min(max(given, 0.0), most)
+
+    def time(self, name: str) -> float:
+        """A query parameter that is a unix time. Raises Invalid."""
+        if name not in self.request.query_params:
+            raise Invalid(f"query parameter {name} is missing: it is a unix time", field=name)
+        return self.seconds(name, 0, MAX_TIME)
 
     def parsed(self, model: type[Model]) -> Model:
         """The body. Raises Invalid naming the field, and never shows the value: it may be a secret."""

@@ -12,7 +12,7 @@ from uuid import UUID
 import anyio
 import httpx
 from anyio.abc import ByteStream
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from websockets.asyncio.client import ClientConnection, unix_connect
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidStatus, WebSocketException
 
@@ -20,10 +20,31 @@ from paddock.base.errors import Invalid, PaddockError, Unavailable, from_wire
 from paddock.base.log import correlation_id
 from paddock.hypervisor.base import Capabilities
 from paddock.hypervisor.faults import FaultOrder
-from paddock.hypervisor.wire import CORRELATION_HEADER, EPOCH, ExecRequest, ImageRequest, Images, PowerRequest
+from paddock.hypervisor.wire import (
+    CORRELATION_HEADER,
+    EPOCH,
+    ExecRequest,
+    ImageRequest,
+    Images,
+    PasswordRequest,
+    PowerRequest,
+    SnapshotRequest,
+    VolumeList,
+)
 from paddock.machine.image import ImageManifest
-from paddock.machine.spec import Disk, Machine, Power
-from paddock.machine.state import Change, GuestResult, HostFacts, MachineState, Progress, Readiness
+from paddock.machine.spec import Disk, Machine, Power, Volume
+from paddock.machine.state import (
+    Adapted,
+    Change,
+    GuestResult,
+    HostFacts,
+    MachineState,
+    Metrics,
+    Progress,
+    Readiness,
+    Snapshot,
+    VolumeState,
+)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -31,6 +52,8 @@ SCHEME = "unix://"
 GRACE = 10.0  # seconds beyond what the agent was given to wait itself
 MAX_CONNECTIONS = 100
 MAX_FRAME = 1024 * 1024  # bytes
+GUEST_SECONDS = 20.0  # that a guest may take to change a password, or to let go of a disk
+FORMAT_SECONDS = 60.0  # that making a volume's file system may take
 
 
 class RemoteHypervisor:
@@ -40,6 +63,7 @@ class RemoteHypervisor:
         self._link = Link(url, timeout)
         self.machines = RemoteMachines(self._link)
         self.disks = RemoteDisks(self._link)
+        self.volumes = RemoteVolumes(self._link)
         self.guest = RemoteGuest(self._link)
         self.streams = RemoteStreams(self._link)
 
@@ -71,13 +95,23 @@ class Link:
         """Ask for something. `wait` is how long the agent itself may take, in seconds."""
         return self._parsed(model, self._request("GET", path, params, None, wait))
 
-    def ask(self, model: type[Model], method: str, path: str, body: BaseModel, wait: float = 0) -> Model:
+    def ask(
+        self,
+        model: type[Model],
+        method: str,
+        path: str,
+        body: BaseModel | None,
+        wait: float = 0,
+        epoch: int | None = None,
+    ) -> Model:
         """Send something and read the answer."""
-        return self._parsed(model, self._request(method, path, None, body, wait))
+        return self._parsed(model, self._request(method, path, _epoch(epoch), body, wait))
 
-    def send(self, method: str, path: str, body: BaseModel | None = None, epoch: int | None = None) -> None:
+    def send(
+        self, method: str, path: str, body: BaseModel | None = None, epoch: int | None = None, wait: float = 0
+    ) -> None:
         """Send something that has no answer but success."""
-        self._request(method, path, None if epoch is None else {EPOCH: epoch}, body, 0)
+        self._request(method, path, None if epoch is None else {EPOCH: epoch}, body, wait)
 
     def text(self, path: str, params: dict[str, Any]) -> str:
         return self._request("GET", path, params, None, 0).text
@@ -165,6 +199,20 @@ class WebSocketStream(ByteStream):
         await self._connection.close()
 
 
+def _in_epoch(path: str, epoch: int) -> str:
+    return f"{path}?{EPOCH}={epoch}"
+
+
+def _checked(model: type[Model], **fields: str) -> Model:
+    """The body of a call. Raises Invalid naming the field, and never shows the value: it may be a secret."""
+    try:
+        return model(**fields)
+    except ValidationError as e:
+        first = e.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise Invalid(f"{field}: {first['msg']}", field=field) from None
+
+
 def _of(machine: UUID, what: str = "") -> str:
     return f"/v1/machines/{machine}{what}"
 
@@ -202,6 +250,12 @@ class RemoteMachines:
     def readiness(self, machine: UUID) -> Readiness:
         return self._link.get(Readiness, _of(machine, "/readiness"))
 
+    def adapt(self, machine: UUID, epoch: int) -> Adapted:
+        return self._link.ask(Adapted, "POST", _in_epoch(_of(machine, "/adapt"), epoch), wait=GUEST_SECONDS)
+
+    def metrics(self, machine: UUID, start: float, end: float, step: float) -> Metrics:
+        return self._link.get(Metrics, _of(machine, "/metrics"), {"start": start, "end": end, "step": step})
+
 
 class RemoteDisks:
     """See `paddock.hypervisor.base.Disks`."""
@@ -222,6 +276,29 @@ class RemoteDisks:
     def ensure_disk(self, machine: UUID, disk: Disk, epoch: int) -> None:
         self._link.send("PUT", _of(machine, "/disks"), disk, epoch)
 
+    def snapshot(self, machine: UUID, snapshot: UUID, target: str, epoch: int) -> Snapshot:
+        body = _checked(SnapshotRequest, target=target)
+        return self._link.ask(Snapshot, "PUT", _in_epoch(_of(machine, f"/snapshots/{snapshot}"), epoch), body)
+
+    def drop_snapshot(self, machine: UUID, snapshot: UUID, epoch: int) -> None:
+        self._link.send("DELETE", _of(machine, f"/snapshots/{snapshot}"), None, epoch)
+
+
+class RemoteVolumes:
+    """See `paddock.hypervisor.base.Volumes`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def ensure_volume(self, volume: Volume, epoch: int) -> None:
+        self._link.send("PUT", f"/v1/volumes/{volume.uuid}", volume, epoch, wait=FORMAT_SECONDS)
+
+    def remove_volume(self, volume: UUID, epoch: int) -> None:
+        self._link.send("DELETE", f"/v1/volumes/{volume}", None, epoch)
+
+    def volumes(self) -> tuple[VolumeState, ...]:
+        return self._link.get(VolumeList, "/v1/volumes").volumes
+
 
 class RemoteGuest:
     """See `paddock.hypervisor.base.Guest`."""
@@ -232,6 +309,10 @@ class RemoteGuest:
     def exec(self, machine: UUID, argv: tuple[str, ...], stdin: str, timeout: float) -> GuestResult:
         body = ExecRequest(argv=argv, stdin=stdin, timeout=timeout)
         return self._link.ask(GuestResult, "POST", _of(machine, "/guest/exec"), body, wait=timeout)
+
+    def set_password(self, machine: UUID, user: str, password_hash: str) -> None:
+        body = _checked(PasswordRequest, user=user, password_hash=password_hash)
+        self._link.send("POST", _of(machine, "/guest/password"), body, wait=GUEST_SECONDS)
 
 
 class RemoteStreams:
