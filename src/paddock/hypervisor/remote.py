@@ -95,17 +95,9 @@ class Link:
         """Ask for something. `wait` is how long the agent itself may take, in seconds."""
         return self._parsed(model, self._request("GET", path, params, None, wait))
 
-    def ask(
-        self,
-        model: type[Model],
-        method: str,
-        path: str,
-        body: BaseModel | None,
-        wait: float = 0,
-        epoch: int | None = None,
-    ) -> Model:
+    def ask(self, model: type[Model], method: str, path: str, body: BaseModel | None = None, wait: float = 0) -> Model:
         """Send something and read the answer."""
-        return self._parsed(model, self._request(method, path, _epoch(epoch), body, wait))
+        return self._parsed(model, self._request(method, path, None, body, wait))
 
     def send(
         self, method: str, path: str, body: BaseModel | None = None, epoch: int | None = None, wait: float = 0
