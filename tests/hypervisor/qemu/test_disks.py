@@ -10,6 +10,7 @@ import pytest
 
 from paddock.base import run
 from paddock.base.errors import Conflict, DiskFull, Invalid, NotFound, Refused
+from paddock.hypervisor.qemu import files
 from paddock.hypervisor.qemu.disks import virtual_size
 from paddock.hypervisor.qemu.driver import QemuHypervisor
 from paddock.machine.image import ImageManifest
@@ -144,6 +145,73 @@ def test_half_a_disk_is_made_again(host: QemuHypervisor, image: ImageManifest, t
     (directory / ".system.new").write_bytes(b"half")
     host.disks.ensure_disk(uuid, system(image), 1)
     assert virtual_size(directory / "system.qcow2") == DISK_SIZE
+
+
+def _info(path: Path) -> str:
+    return run.run(["qemu-img", "info", "-U", path]).stdout
+
+
+def _rebuilt(image: ImageManifest, generation: int, size: int = DISK_SIZE) -> Disk:
+    return Disk(size=size, image=image.sha256, generation=generation)
+
+
+def test_another_generation_takes_the_place_of_the_disk(
+    host: QemuHypervisor, image: ImageManifest, source: Path, tmp_path: Path
+) -> None:
+    other = image.model_copy(update={"name": "other"})
+    assert bring(host, other, source).done
+    disk = state(tmp_path) / "machines" / str(uuid := uuid4()) / "system.qcow2"
+    host.disks.ensure_disk(uuid, system(image, 64 * MIB), 1)
+    first = disk.stat().st_ino
+    host.disks.ensure_disk(uuid, _rebuilt(image, 0, 64 * MIB), 1)
+    assert disk.stat().st_ino == first
+    host.disks.ensure_disk(uuid, _rebuilt(other, 1), 1)
+    second = disk.stat().st_ino
+    assert second != first
+    assert virtual_size(disk) == DISK_SIZE
+    assert other.sha256 in _info(disk)
+    host.disks.ensure_disk(uuid, _rebuilt(other, 1, 32 * MIB), 1)
+    assert (disk.stat().st_ino, virtual_size(disk)) == (second, 32 * MIB)
+    host.disks.remove_image(image.sha256)
+    with pytest.raises(Conflict):
+        host.disks.remove_image(other.sha256)
+
+
+def test_a_first_disk_may_be_of_any_generation(host: QemuHypervisor, image: ImageManifest, tmp_path: Path) -> None:
+    disk = state(tmp_path) / "machines" / str(uuid := uuid4()) / "system.qcow2"
+    host.disks.ensure_disk(uuid, _rebuilt(image, 3), 1)
+    first = disk.stat().st_ino
+    host.disks.ensure_disk(uuid, _rebuilt(image, 3), 1)
+    assert disk.stat().st_ino == first
+
+
+def test_a_crash_before_the_generation_is_written_makes_the_disk_again(
+    host: QemuHypervisor, image: ImageManifest, tmp_path: Path
+) -> None:
+    directory = state(tmp_path) / "machines" / str(uuid := uuid4())
+    host.disks.ensure_disk(uuid, _rebuilt(image, 1), 1)
+    first = (directory / "system.qcow2").stat().st_ino
+    (directory / "generation").write_bytes(b"")
+    host.disks.ensure_disk(uuid, _rebuilt(image, 1), 1)
+    assert (directory / "system.qcow2").stat().st_ino != first
+    assert (directory / "generation").read_text() == "1"
+
+
+def test_a_machine_that_runs_keeps_its_disk(host: QemuHypervisor, image: ImageManifest, tmp_path: Path) -> None:
+    """QEMU holds the machine's lock as long as it runs."""
+    directory = state(tmp_path) / "machines" / str(uuid := uuid4())
+    host.disks.ensure_disk(uuid, system(image), 1)
+    first = (directory / "system.qcow2").stat().st_ino
+    lock = files.take_lock(directory / "lock")
+    assert lock is not None
+    try:
+        with pytest.raises(Conflict, match="runs"):
+            host.disks.ensure_disk(uuid, _rebuilt(image, 1), 1)
+        host.disks.ensure_disk(uuid, system(image), 1)
+    finally:
+        os.close(lock)
+    assert (directory / "system.qcow2").stat().st_ino == first
+    host.disks.ensure_disk(uuid, _rebuilt(image, 1), 1)
 
 
 def test_what_is_no_disk_is_refused(host: QemuHypervisor, image: ImageManifest, tmp_path: Path) -> None:

@@ -1,99 +1,134 @@
-"""Images and disks of a node: read-only images shared by all, and a qcow2 overlay per machine."""
+"""System disks of a node: a qcow2 overlay per machine, over a read-only image that all share."""
 
+import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
 from paddock.base import run
 from paddock.base.errors import CommandFailed, Conflict, DiskFull, Invalid, PaddockError, Refused
 from paddock.hypervisor.qemu import files, identity
-from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout, MachineDir, image_file
 from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import GIB, Disk
-from paddock.machine.state import Progress
 
 SECTOR = 512
+_DATA_FILE = 4  # qcow2's incompatible feature of that bit
 
 
-class QemuDisks:
-    """The Disks protocol."""
+def ensure(layout: Layout, machine: UUID, disk: Disk, manifest: ImageManifest) -> None:
+    """Make the system disk, or grow it; one of another generation takes the place of what is there.
 
-    def __init__(self, layout: Layout, images: ImageStore) -> None:
-        self._layout = layout
-        self._images = images
+    Raises Invalid for a bad size, DiskFull, Conflict while the machine runs and the disk would have to change.
+    """
+    _check_size(disk, manifest)
+    directory = layout.machine(machine)
+    identity.make_machine_directory(directory.root)
+    if not directory.system_disk.exists() or generation(directory) != disk.generation:
+        _explain_full(lambda: _make(layout, directory, disk), directory.root, disk.size)
+    elif (now := virtual_size(directory.system_disk)) < disk.size:
+        _explain_full(lambda: _grow(directory, disk.size), directory.root, disk.size)
+    elif now > disk.size:
+        raise Invalid(f"the disk has {now} bytes and can't shrink to {disk.size}", field="size", hint="disks only grow")
 
-    def ensure_image(self, manifest: ImageManifest, source: str) -> Progress:
-        return self._images.ensure(manifest, Path(source))
 
-    def images(self) -> tuple[str, ...]:
-        return self._images.whole()
+def generation(directory: MachineDir) -> int:
+    """Which generation the disk that is there has; 0 where nothing says another."""
+    try:
+        return int(files.read_tail(_generation_file(directory), 20) or 0)
+    except ValueError:
+        return -1  # half a file: none that anybody asks for
 
-    def remove_image(self, image: str) -> None:
-        users = [d.name for d in self._directories() if (d / "image").is_file() and _image_of(d) == image]
-        if users:
-            raise Conflict(f"image {image[:12]} is in use by machine {users[0]}", hint="remove its machines first")
-        self._images.remove(image)
-        for overlay in self._layout.overlays.glob(f"{image}-*.qcow2"):
-            overlay.unlink(missing_ok=True)
 
-    def ensure_disk(self, machine: UUID, disk: Disk, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
-        """Make the system disk, or grow it. Raises Invalid for a bad size, NotFound without its image, DiskFull."""
-        if disk.name != "system" or disk.image is None:
-            raise Refused(f"this node can't make disk {disk.name!r}: it makes system disks over an image only")
-        manifest = self._images.manifest(disk.image)
-        _check_size(disk, manifest)
-        directory = self._layout.machine(machine)
-        identity.make_machine_directory(directory.root)
-        if not directory.system_disk.exists():
-            _explain_full(lambda: self._make(directory, disk.image or "", disk.size), directory.root, disk.size)
-        elif (now := virtual_size(directory.system_disk)) < disk.size:
-            _explain_full(lambda: _grow(directory, disk.size), directory.root, disk.size)
-        elif now > disk.size:
-            raise Invalid(
-                f"the disk has {now} bytes and can't shrink to {disk.size}", field="size", hint="disks only grow"
-            )
+def image_of(root: Path) -> str:
+    """The image that the disk in a machine's directory stands on; empty when there is none."""
+    return files.read_tail(root / "image", 64).decode(errors="replace")
 
-    def _make(self, directory: MachineDir, image: str, size: int) -> None:
-        """Named in place only when whole: what a crash leaves behind is made again."""
-        empty = self._layout.overlay(image, size)
-        if not empty.exists():
-            self._make_empty(empty, image, size)
-        temporary = directory.root / ".system.new"
-        with os.fdopen(files.create(temporary), "wb") as disk, empty.open("rb") as source:
-            shutil.copyfileobj(source, disk)
-            disk.flush()
+
+def _make(layout: Layout, directory: MachineDir, disk: Disk) -> None:
+    """Named in place only when whole: what a crash leaves behind is made again.
+
+    The old disk's image is kept until the new disk is there, a first disk's from before it is; the generation is
+    written last, so that whatever a crash leaves counts as not made.
+    """
+    image = disk.image or ""
+    empty = layout.overlay(image, disk.size)
+    if not empty.exists():
+        _make_empty(empty, image, disk.size)
+    first = not directory.system_disk.exists()
+    temporary = directory.root / ".system.new"
+    with os.fdopen(files.create(temporary), "wb") as new, empty.open("rb") as source, _stopped(directory):
+        shutil.copyfileobj(source, new)
+        new.flush()
+        if first:
             files.write_whole(directory.root / "image", image.encode())
-            os.replace(temporary, directory.system_disk)  # while it is ours, so that nobody can swap it
-            identity.give_open(disk.fileno(), writable=True)
+        os.replace(temporary, directory.system_disk)  # while it is ours, so that nobody can swap it
+        identity.give_open(new.fileno(), writable=True)
+        if not first:
+            files.write_whole(directory.root / "image", image.encode())
+    if disk.generation or not first:
+        files.write_whole(_generation_file(directory), str(disk.generation).encode())
 
-    def _make_empty(self, path: Path, image: str, size: int) -> None:
-        """An overlay that names its backing file relative to a machine's directory, so that all can copy it."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        backing = image_file(image, Role.DISK)
-        run.run(["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", backing, temporary, str(size)])
-        os.replace(temporary, path)
 
-    def _directories(self) -> list[Path]:
-        return [d for d in self._layout.machines.iterdir() if d.is_dir()]
+def _generation_file(directory: MachineDir) -> Path:
+    return directory.root / "generation"
+
+
+@contextlib.contextmanager
+def _stopped(directory: MachineDir) -> Iterator[None]:
+    """Hold the machine's lock, so that it can't be started meanwhile. Raises Conflict while it runs."""
+    lock = files.take_lock(directory.lock)
+    if lock is None:
+        raise Conflict("the disk can't be changed while the machine runs", hint="power it off first")
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _make_empty(path: Path, image: str, size: int) -> None:
+    """An overlay that names its backing file relative to a machine's directory, so that all can copy it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    backing = image_file(image, Role.DISK)
+    run.run(["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", backing, temporary, str(size)])
+    os.replace(temporary, path)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What we want to know of a qcow2 file's header (QEMU's docs/interop/qcow2.txt)."""
+
+    size: int  # bytes that the guest sees
+    backing: bool  # stands on another file
+    data_file: bool  # keeps its data in another file
+
+    @property
+    def other_files(self) -> bool:
+        return self.backing or self.data_file
+
+
+def header(path: Path) -> Header:
+    """The header of a qcow2 file, version 2 or 3. Raises Refused when it is none."""
+    fd = files.open_regular(path)
+    try:
+        head = os.pread(fd, 80, 0)
+    finally:
+        os.close(fd)
+    if len(head) < 80 or head[:4] != b"QFI\xfb":
+        raise Refused(f"{path} is not a qcow2 disk", hint="remove the machine and make it again")
+    version, backing, _, _, size = struct.unpack_from(">IQIIQ", head, 4)
+    (incompatible,) = struct.unpack_from(">Q", head, 72)
+    return Header(size, bool(backing), version >= 3 and bool(incompatible & _DATA_FILE))
 
 
 def virtual_size(path: Path) -> int:
-    """Bytes that the guest sees of a qcow2 file, out of its header. Raises Refused when it is none.
-
-    QCOW2 version 2 and 3: magic `QFI\\xfb`, and the size as a big-endian 64-bit number at byte 24.
-    """
-    fd = files.open_regular(path)
-    try:
-        header = os.pread(fd, 32, 0)
-    finally:
-        os.close(fd)
-    if len(header) < 32 or header[:4] != b"QFI\xfb":
-        raise Refused(f"{path} is not a qcow2 disk", hint="remove the machine and make it again")
-    return int.from_bytes(header[24:32])
+    """Bytes that the guest sees of a qcow2 file. Raises Refused when it is none."""
+    return header(path).size
 
 
 def _check_size(disk: Disk, manifest: ImageManifest) -> None:
@@ -117,10 +152,6 @@ def _grow(directory: MachineDir, size: int) -> None:
         cwd=directory.root,
         identity=identity.vm_identity(),
     )
-
-
-def _image_of(directory: Path) -> str:
-    return files.read_tail(directory / "image", 64).decode(errors="replace")
 
 
 def _explain_full(work: Callable[[], None], path: Path, size: int) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -10,20 +11,25 @@ from uuid import UUID
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
-from paddock.base.errors import Conflict, PaddockError, Unavailable
+from paddock.base.errors import Conflict, NotFound, PaddockError, Refused, Unavailable
 from paddock.hypervisor.qemu import files, identity, process
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
-from paddock.hypervisor.qemu.disks import QemuDisks
+from paddock.hypervisor.qemu.guest_agent import GuestAgent
 from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout
 from paddock.hypervisor.qemu.live import Live
 from paddock.hypervisor.qemu.machines import QemuMachines
+from paddock.hypervisor.qemu.snapshot import Snapshots
+from paddock.hypervisor.qemu.storage import QemuDisks
+from paddock.hypervisor.qemu.volumes import QemuVolumes
 from paddock.machine.state import GuestResult
 
 log = logging.getLogger(__name__)
 
 HANG_UP_LOOKS = 10  # times that we look whether QEMU has noticed that the console's last user hung up
 HANG_UP_WAIT = 0.05  # seconds between
+PASSWORD_WAIT = 8.0  # seconds: the guest agent runs a program for it
+_CRYPT = re.compile(r"\$[0-9a-z]{1,3}\$[./A-Za-z0-9$=,]{8,400}")  # crypt(5); never what would be another line
 
 
 class QemuHypervisor:
@@ -37,14 +43,23 @@ class QemuHypervisor:
         self._images = ImageStore(layout, arrived=self._probe)
         self.accelerator = AcceleratorChoice(accelerator, layout.accelerator, self._images.kernels)
         self.machines = QemuMachines(layout, self._images, self.accelerator)
-        self.disks = QemuDisks(layout, self._images)
+        self._snapshots = Snapshots(layout, self._live_of)
+        self.disks = QemuDisks(layout, self._images, self._snapshots)
+        self.volumes = QemuVolumes(self.machines)
         self.guest = QemuGuest(self.machines)
         self.streams = QemuStreams(self.machines)
 
     def close(self) -> None:
         """Let go of connections and threads; machines go on."""
         self._images.close()
+        self._snapshots.close()
         self.machines.close()
+
+    def _live_of(self, machine: UUID) -> Live | None:
+        try:
+            return self.machines.running(machine)
+        except (NotFound, Conflict):
+            return None
 
     def _probe(self) -> None:
         """An image came, perhaps with the first kernel: find the accelerator before a machine waits for it."""
@@ -59,13 +74,21 @@ class QemuGuest:
         self._machines = machines
 
     def exec(self, machine: UUID, argv: tuple[str, ...], stdin: str, timeout: float) -> GuestResult:
+        return self._agent(machine).exec(argv, stdin, timeout)
+
+    def set_password(self, machine: UUID, user: str, password_hash: str) -> None:
+        if not _CRYPT.fullmatch(password_hash):
+            raise Refused("that is not the crypt(3) hash of a password", hint="`mkpasswd` makes one")
+        self._agent(machine).set_password(user, password_hash, PASSWORD_WAIT)
+
+    def _agent(self, machine: UUID) -> GuestAgent:
         live = self._machines.running(machine)
         if not live.agent_open():
             raise Unavailable(
                 "no guest agent answers in this machine",
                 hint="it is still booting, or its image has no qemu-guest-agent",
             )
-        return live.agent.exec(argv, stdin, timeout)
+        return live.agent
 
 
 class QemuStreams:

@@ -44,6 +44,12 @@ class GuestAgent:
         """`powerdown` or `reboot`. It answers only when it refuses. Raises as `call`."""
         self.call("guest-shutdown", {"mode": mode}, timeout, answers=False)
 
+    def set_password(self, user: str, password_hash: str, timeout: float) -> None:
+        """Change a user's password, given as a crypt(3) hash. Raises as `call`."""
+        password = base64.b64encode(password_hash.encode()).decode()
+        arguments = {"username": user, "password": password, "crypted": True}
+        self.call("guest-set-user-password", arguments, timeout)
+
     def read_file(self, path: str, timeout: float, limit: int = 64 * 1024) -> str | None:
         """A small file of the guest; None when there is no such file. Raises Unavailable."""
         deadline = clock.monotonic() + timeout

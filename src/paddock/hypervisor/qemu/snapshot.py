@@ -1,0 +1,276 @@
+"""Snapshots of system disks: made in the background, found again by the next node agent, delivered only when whole.
+
+A record beside the machine's disk says how far one is. Whoever asks starts what is not under way; a failure is told
+once and leaves nothing behind, then it may be asked for again.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from paddock.base.errors import Conflict, DiskFull, NotFound, PaddockError, Refused, Unavailable
+from paddock.hypervisor.qemu import copies, files, record
+from paddock.hypervisor.qemu.copies import Copy, GivenUp
+from paddock.hypervisor.qemu.freeze import Freezer
+from paddock.hypervisor.qemu.layout import Layout, MachineDir
+from paddock.hypervisor.qemu.live import GUEST_SHUTDOWN, Live
+from paddock.machine.spec import Frozen
+from paddock.machine.state import Phase, Snapshot
+
+PATIENCE = 0.1  # seconds that a question waits, so that a small copy is there at once
+GIVE_UP_WAIT = 15.0  # seconds for a copy that is given up to end
+UNKNOWN = "the node agent ended in the moment of the snapshot, so it is not known whether they stood still"
+RESTARTS = 3  # times that a copy is begun again because the machine was started under it
+
+log = logging.getLogger(__name__)
+
+
+class Record(Frozen):
+    """`snapshot-<uuid>.json`. `pid` is that of the QEMU that copies; none: qemu-img does."""
+
+    target: str
+    pid: int | None = None
+    frozen: bool = False
+    not_frozen: str = ""
+    copied: bool = False  # whole, and closed by whoever wrote it
+    done: bool = False  # and at its target
+    size: int = 0
+
+
+class Snapshots:
+    """The snapshots of a node. `live_of` gives what is held of a machine that runs, None of one that does not."""
+
+    def __init__(self, layout: Layout, live_of: Callable[[UUID], Live | None]) -> None:
+        self._layout = layout
+        self._live_of = live_of
+        self._lock = threading.Lock()
+        self._works: dict[UUID, _Work] = {}
+        self.freezer = Freezer()
+        for directory in [d for d in layout.machines.iterdir() if (d / "frozen").exists()]:
+            with contextlib.suppress(ValueError):
+                uuid = UUID(directory.name)
+                self.freezer.thaw_left(MachineDir(directory), lambda uuid=uuid: live_of(uuid))  # type: ignore[misc]
+
+    def snapshot(self, machine: UUID, snapshot: UUID, target: Path) -> Snapshot:
+        """How far it is; begins it when it is not under way. Raises NotFound, DiskFull."""
+        copy = Copy(self._layout.machine(machine), snapshot)
+        if not copy.directory.system_disk.exists():
+            raise NotFound(f"there is no machine {machine} with a disk on this node")
+        with self._lock:
+            work = self._works.get(snapshot)
+            if work is None:
+                known = read_record(copy)
+                if known and known.done and target.exists():
+                    return _told(known, known.size, known.size)
+                if any(w.machine == machine and w.is_alive() for w in self._works.values()):
+                    return Snapshot(done=False)  # one after another
+                if known is None:
+                    copies.check_room(copy.directory, copies.needed(self._layout, copy.directory))
+                work = _Work(self._layout, machine, copy, target, lambda: self._live_of(machine), self.freezer)
+                self._works[snapshot] = work
+                work.start()
+        work.join(PATIENCE)
+        with self._lock:
+            if not work.is_alive() and self._works.get(snapshot) is work:
+                del self._works[snapshot]
+        return work.told()
+
+    def drop(self, machine: UUID, snapshot: UUID) -> None:
+        """Give it up, and remove what is here of it. Raises Unavailable when QEMU does not let go of it."""
+        copy = Copy(self._layout.machine(machine), snapshot)
+        with self._lock:
+            work = self._works.pop(snapshot, None)
+        if work:
+            work.stop.set()
+            work.join(GIVE_UP_WAIT)
+            if work.is_alive():
+                raise Unavailable(f"the copy for snapshot {snapshot} does not end", hint="ask again")
+        if copy.directory.root.exists():
+            give_up(copy, read_record(copy), self._live_of(machine))
+
+    def close(self) -> None:
+        """Let go: what QEMU copies goes on, what qemu-img copies is begun again when somebody asks."""
+        with self._lock:
+            works = list(self._works.values())
+        for work in works:
+            work.stop.set()
+        for work in works:
+            work.join(GIVE_UP_WAIT)
+        self.freezer.close()
+
+
+class _Work(threading.Thread):
+    """One snapshot on its way."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        machine: UUID,
+        copy: Copy,
+        target: Path,
+        live_of: Callable[[], Live | None],
+        freezer: Freezer,
+    ) -> None:
+        super().__init__(name=copy.name, daemon=True)
+        self.machine = machine
+        self.stop = threading.Event()
+        self._layout = layout
+        self._copy = copy
+        self._target = target
+        self._live_of = live_of
+        self._freezer = freezer
+        self._record = read_record(copy) or Record(target=str(target))
+        self._bytes = 0, 0
+        self._error: PaddockError | None = None
+
+    def told(self) -> Snapshot:
+        """How far it is. Raises DiskFull when it failed for that."""
+        if isinstance(self._error, DiskFull):
+            raise self._error
+        return _told(self._record, *self._bytes, error=str(self._error or ""))
+
+    def run(self) -> None:
+        try:
+            self._make()
+        except GivenUp:
+            return
+        except PaddockError as e:
+            self._fail(e)
+        except OSError as e:
+            self._fail(Refused(f"the disk of {self.machine} can't be copied: {e}", hint="see the node's log"))
+        else:
+            log.info("snapshot %s of machine %s is made", self._copy.snapshot, self.machine)
+
+    def _fail(self, error: PaddockError) -> None:
+        log.warning("snapshot %s of machine %s failed: %s", self._copy.snapshot, self.machine, error)
+        try:
+            give_up(self._copy, read_record(self._copy), self._live_of())
+        except (PaddockError, OSError) as e:
+            log.warning("what is left of snapshot %s could not be removed: %s", self._copy.snapshot, e)
+        self._error = error
+
+    def _make(self) -> None:
+        if self._record.done:  # and taken from its target since
+            self._record = Record(target=str(self._target))
+        self._write(target=str(self._target))
+        if not self._record.copied:
+            self._fill()
+            self._write(copied=True)
+        live = self._live_of()
+        if live and live.process.pid == self._record.pid:
+            copies.dismiss(self._copy, live)
+        copies.deliver(self._copy, self._target)
+        size = files.size_of(self._target)
+        self._bytes = size, size
+        self._write(done=True, size=size)
+
+    def _fill(self) -> None:
+        for _ in range(RESTARTS):
+            live = self._live_of()
+            if self._record.pid and (live is None or live.process.pid != self._record.pid):
+                raise copies.ended()
+            if live and self._under_way(live):
+                return copies.follow(self._copy, live, self.stop, self._report)
+            if live:
+                self._begin(live)
+            elif self._convert():
+                return None
+        raise Unavailable("the machine was started and stopped while its disk was copied", hint="ask again later")
+
+    def _under_way(self, live: Live) -> bool:
+        return self._record.pid is not None and copies.find(self._copy, live) is not None
+
+    def _begin(self, live: Live) -> None:
+        """Take the moment: everything is prepared before the guest is held still."""
+        copies.cancel(self._copy, live)
+        if copies.busy(live):
+            raise Conflict("another snapshot of this machine is being made", hint="ask again when it is done")
+        copies.prepare(self._copy, copies.needed(self._layout, self._copy.directory))
+        copies.open_target(self._copy, live)
+        self._write(pid=live.process.pid, frozen=False, not_frozen=UNKNOWN)
+        with self._freezer.held_still(live) as not_frozen:
+            copies.begin(self._copy, live)
+        self._write(frozen=not not_frozen, not_frozen=not_frozen)
+
+    def _convert(self) -> bool:
+        """Copy the disk of a machine that is off; False when it was started meanwhile, so that the copy is worth
+        nothing."""
+        directory = self._copy.directory
+        self._copy.remove()
+        size = copies.needed(self._layout, directory)
+        copies.prepare(self._copy, size)
+        not_frozen = _how_it_ended(directory)
+        before = _mark(directory)
+        if before is None:
+            return False
+        try:
+            copies.convert(self._copy, size, self.stop, self._report)
+        except Refused:
+            if _mark(directory) == before:
+                raise
+        if _mark(directory) != before:
+            return False
+        self._write(pid=None, frozen=not not_frozen, not_frozen=not_frozen)
+        return True
+
+    def _report(self, done: int, total: int) -> None:
+        self._bytes = done, total
+
+    def _write(self, **changes: object) -> None:
+        self._record = self._record.model_copy(update=changes)
+        files.write_whole(_path(self._copy), self._record.model_dump_json().encode())
+
+
+def read_record(copy: Copy) -> Record | None:
+    """None when it was never begun, or was given up."""
+    try:
+        return Record.model_validate_json(_path(copy).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def give_up(copy: Copy, known: Record | None, live: Live | None) -> None:
+    """End the copy and remove what is left of it, its target excepted. Raises Unavailable when QEMU is silent."""
+    if known and known.pid and live and live.process.pid == known.pid:
+        copies.cancel(copy, live)
+    copy.remove()
+    _path(copy).unlink(missing_ok=True)
+    if known:
+        target = Path(known.target)
+        target.with_name(f".{target.name}.new").unlink(missing_ok=True)
+
+
+def _path(copy: Copy) -> Path:
+    return copy.directory.root / f"{copy.name}.json"
+
+
+def _told(known: Record, done: int, total: int, error: str = "") -> Snapshot:
+    return Snapshot(
+        done=known.done,
+        bytes_done=done,
+        bytes_total=total,
+        error=error,
+        frozen=known.frozen,
+        not_frozen="" if known.frozen else known.not_frozen,
+    )
+
+
+def _how_it_ended(directory: MachineDir) -> str:
+    """Why the disk of a machine that is off may be like after a power cut; empty when its guest ended it itself."""
+    last = record.read_run(directory)
+    if last.phase == Phase.DEFINED or last.reason == GUEST_SHUTDOWN:
+        return ""
+    return f"the machine is off, and its guest had not shut down: {last.reason or last.phase}"
+
+
+def _mark(directory: MachineDir) -> tuple[int, int, int] | None:
+    """What changes when a QEMU uses the disk; None while one does."""
+    if files.is_locked(directory.lock):
+        return None
+    status = directory.system_disk.lstat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
