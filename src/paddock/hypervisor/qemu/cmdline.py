@@ -1,7 +1,8 @@
 """QEMU's command line for a machine: pure, and compared with golden files.
 
-Layout 1 is a promise to guests, warm images and migration: which devices there are, at which PCI address. It never
-changes; a new layout gets a new number. All files are named relative to the machine's directory.
+A layout is a promise to guests, warm images and migration: which devices there are, at which PCI address. It never
+changes; a new layout gets a new number. Layout 2 is layout 1 with room for more CPUs and memory, and a CD drive. All
+files are named relative to the machine's directory.
 """
 
 import ipaddress
@@ -10,12 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paddock.base.errors import Invalid
+from paddock.hypervisor.qemu.devices import cd_drive, volume_words
 from paddock.hypervisor.qemu.layout import image_file
 from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import Machine
 from paddock.machine.state import Accelerator
 
 ROOT_PORTS = 8
+ROOM = 2  # the first layout with room for more
+MEMORY_SLOTS = 16  # how many times memory can be added to one run
+RESET_ENDS = "-no-reboot"  # in the rescue system: its guest's reboot leads out of it
+TRACE_SHUTDOWN = "qemu_system_shutdown_request"  # noted in QEMU's log when a guest switches itself off
 TCG_CACHE_MIB = 256  # of translated code, at most; QEMU's own limit is 1 GiB, more than our small guests have
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", re.IGNORECASE)
@@ -35,14 +41,18 @@ class Binary:
 def command_line(
     machine: Machine, manifest: ImageManifest, binary: Binary, accelerator: Accelerator, paused: bool
 ) -> list[str]:
-    """The words to start a machine with. Raises Invalid for a word that QEMU would take for more than one option."""
+    """The words to start a machine with. `manifest` is what it boots: its image, or that of its rescue system. Raises
+    Invalid for a word that QEMU would take for more than one option."""
+    boots_kernel = manifest.direct_boot or machine.rescue is not None
     return [
         binary.program,
         *_process(machine, binary, paused),
         *_board(machine, accelerator),
         *_control(),
         *_layout_1(machine),
-        *_boot(manifest),
+        *_drives(machine, boots_kernel),
+        *(_boot_kernel(manifest) if boots_kernel else ["-boot", "strict=on"]),
+        *([RESET_ENDS, "-trace", TRACE_SHUTDOWN] if machine.rescue else []),
     ]
 
 
@@ -76,10 +86,23 @@ def _board(machine: Machine, accelerator: Accelerator) -> list[str]:
         "-machine", f"{_plain(machine.machine_type, 'machine_type')},usb=off,vmport=off",
         "-accel", "kvm" if kvm else f"tcg,tb-size={TCG_CACHE_MIB}",
         "-cpu", "host" if kvm else "max",
-        "-smp", f"cpus={machine.cpus},sockets=1,cores={machine.cpus},threads=1",
-        "-m", f"size={machine.memory_mib}M",
+        "-smp", _cpus(machine),
+        "-m", _memory(machine),
         "-rtc", "base=utc",
     ]  # fmt: skip
+
+
+def _cpus(machine: Machine) -> str:
+    most = max(machine.cpus, machine.max_cpus) if machine.layout >= ROOM else machine.cpus
+    room = f",maxcpus={most}" if most > machine.cpus else ""
+    return f"cpus={machine.cpus}{room},sockets=1,cores={most},threads=1"
+
+
+def _memory(machine: Machine) -> str:
+    size = f"size={machine.memory_mib}M"
+    if machine.layout < ROOM or machine.max_memory_mib <= machine.memory_mib:
+        return size
+    return f"{size},slots={MEMORY_SLOTS},maxmem={machine.max_memory_mib}M"
 
 
 def _control() -> list[str]:
@@ -97,6 +120,7 @@ def _control() -> list[str]:
 
 def _layout_1(machine: Machine) -> list[str]:
     network = machine.network
+    seed = "rescue.iso" if machine.rescue else "seed.iso"
     return [
         "-device", "VGA,id=vga0,bus=pcie.0,addr=0x1",
         "-device", "virtio-scsi-pci,id=scsi0,bus=pcie.0,addr=0x2",
@@ -110,7 +134,7 @@ def _layout_1(machine: Machine) -> list[str]:
         "-blockdev", "driver=file,node-name=system-file,filename=system.qcow2,discard=unmap",
         "-blockdev", "driver=qcow2,node-name=system,file=system-file,discard=unmap,detect-zeroes=unmap",
         "-device", f"scsi-hd,id=system,bus=scsi0.0,scsi-id=0,drive=system,serial={machine.uuid.hex},bootindex=1",
-        "-blockdev", "driver=file,node-name=seed-file,filename=seed.iso,read-only=on",
+        "-blockdev", f"driver=file,node-name=seed-file,filename={seed},read-only=on",
         "-blockdev", "driver=raw,node-name=seed,file=seed-file,read-only=on",
         "-device", "scsi-cd,id=seed,bus=scsi0.0,scsi-id=1,drive=seed",
         "-netdev", f"user,id=net0,hostfwd=tcp:{_ipv4(network.ssh_address)}:{network.ssh_port}-:22",
@@ -127,9 +151,17 @@ def _root_ports() -> list[str]:
     return words
 
 
-def _boot(manifest: ImageManifest) -> list[str]:
-    if not manifest.direct_boot:
-        return ["-boot", "strict=on"]
+def _drives(machine: Machine, boots_kernel: bool) -> list[str]:
+    """A kernel that QEMU loads is booted before any drive; the BIOS gives a drive of that place precedence over it."""
+    words = []
+    if machine.layout >= ROOM or machine.iso:
+        words += cd_drive(machine.iso, first=machine.iso is not None and not boots_kernel)
+    for attached in machine.volumes:
+        words += volume_words(attached)
+    return words
+
+
+def _boot_kernel(manifest: ImageManifest) -> list[str]:
     words = ["-kernel", image_file(manifest.sha256, Role.KERNEL)]
     if manifest.file(Role.INITRD):
         words += ["-initrd", image_file(manifest.sha256, Role.INITRD)]

@@ -41,6 +41,11 @@ class MachineDir:
         return self.root / "seed.iso"
 
     @property
+    def rescue_seed(self) -> Path:
+        """What the rescue system is told instead of the seed."""
+        return self.root / "rescue.iso"
+
+    @property
     def serial_log(self) -> Path:
         return self.root / "serial.log"
 
@@ -72,6 +77,10 @@ class Layout:
         return self.root / "overlays"
 
     @property
+    def volumes(self) -> Path:
+        return self.root / "volumes"
+
+    @property
     def accelerator(self) -> Path:
         """What the probe found, and on which hardware and kernel."""
         return self.root / "accelerator.json"
@@ -82,6 +91,10 @@ class Layout:
     def image(self, sha256: str) -> Path:
         return self.images / sha256
 
+    def volume(self, uuid: UUID) -> Path:
+        """A volume's directory; its data is `disk.raw` in it."""
+        return self.volumes / str(uuid)
+
     def overlay(self, sha256: str, size: int) -> Path:
         return self.overlays / f"{sha256}-{size}.qcow2"
 
@@ -89,3 +102,8 @@ class Layout:
 def image_file(sha256: str, role: Role) -> str:
     """An image's file as QEMU names it from inside a machine's directory."""
     return f"../../images/{sha256}/{role}"
+
+
+def volume_file(uuid: UUID) -> str:
+    """A volume's data as QEMU names it from inside a machine's directory."""
+    return f"../../volumes/{uuid}/disk.raw"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paddock.base.errors import Refused, Unavailable
-from paddock.hypervisor.qemu import files
+from paddock.hypervisor.qemu import cmdline, files
 from paddock.hypervisor.qemu.guest_agent import GuestAgent
 from paddock.hypervisor.qemu.layout import MachineDir
 from paddock.hypervisor.qemu.process import Process, connect
@@ -17,8 +17,11 @@ from paddock.hypervisor.qemu.readiness import Signs
 from paddock.machine.state import Phase
 
 QUIT_WAIT = 3.0  # seconds that QEMU has to end after it was told so (which takes 2 s at most), or killed
+LOG_SEEN = 64 * 1024  # bytes of QEMU's log that are looked at
 QMP_WAIT = 3.0  # seconds for a hung QEMU to answer before we say so
 GUEST_SHUTDOWN = "the guest shut itself down"
+RESCUE_LEFT = "it was restarted out of the rescue system"
+_RESETS = {"guest-reset", "host-qmp-system-reset"}  # why a QEMU with -no-reboot is asked to end
 SILENT = "QEMU does not answer on its monitor: it is stopped, or its storage hangs"
 _RUNNING = {"running", "shutdown", "suspended", "postmigrate", "finish-migrate"}
 _TROUBLE = {
@@ -38,8 +41,9 @@ class Live:
     process: Process
     thread: QmpThread
     changed: Callable[["Live"], None]
-    asked: Callable[["Live", str], None]
+    asked: Callable[["Live", str, bool], None]
     serial_from: int = 0
+    log_from: int = 0
     status: str = ""
     ending: str = ""  # why it will end
     qmp: Qmp | None = None
@@ -80,7 +84,7 @@ class Live:
         self.qmp = qmp
         self.status = qmp.status
         if qmp.status == "shutdown":
-            self.thread.post(self._quit())
+            self.thread.post(self._quit(rebooting=self._was_reset()))
 
     def execute(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """Raises as `Qmp.execute`."""
@@ -127,7 +131,9 @@ class Live:
 
     def on_event(self, name: str, data: dict[str, Any]) -> None:
         """What QEMU tells by itself, on the QMP thread."""
-        if name == "SHUTDOWN" and data.get("guest") and data.get("reason") != "guest-reset":
+        if name == "SHUTDOWN" and data.get("reason") in _RESETS:
+            self.thread.post(self._quit(rebooting=True))
+        elif name == "SHUTDOWN" and data.get("guest"):
             self.thread.post(self._quit())
         elif name in ("STOP", "RESUME", "SUSPEND", "WAKEUP"):
             self.thread.post(self._look_again())
@@ -135,9 +141,18 @@ class Live:
             self.serial_from = files.size_of(self.directory.serial_log)
             self.signs = Signs()
 
-    async def _quit(self) -> None:
+    def _was_reset(self) -> bool:
+        """Whether it is shut down because it was reset, while nobody of us listened. Only in the rescue system is a
+        reset an end; that QEMU notes in its log when its guest switches itself off."""
+        words = self.process.words()
+        if cmdline.RESET_ENDS not in words:
+            return False
+        said = files.read_tail(self.directory.qemu_log, LOG_SEEN, self.log_from)
+        return cmdline.TRACE_SHUTDOWN.encode() not in said
+
+    async def _quit(self, rebooting: bool = False) -> None:
         """The guest switched itself off; QEMU waits for us to notice (-no-shutdown), and may go now."""
-        self.asked(self, GUEST_SHUTDOWN)
+        self.asked(self, RESCUE_LEFT if rebooting else GUEST_SHUTDOWN, rebooting)
         if self.qmp:
             with contextlib.suppress(Unavailable, Refused):
                 await self.qmp.request("quit")

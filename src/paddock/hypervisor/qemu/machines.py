@@ -1,35 +1,27 @@
-"""The machines of a node: the Machines protocol over QEMU processes that outlive us.
-
-Each machine is a slot in memory: its definition, its last run, and while it runs, what we hold of its QEMU. The files
-in its directory say the same, so that the next process finds everything again.
-"""
+"""The machines of a node: the Machines protocol over QEMU processes that outlive us."""
 
 import contextlib
 import logging
 import shutil
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID
 
-from paddock.base import clock
-from paddock.base.errors import Conflict, NotFound, PaddockError, Refused, Unavailable
+from paddock.base.errors import Conflict, Invalid, Refused, Unavailable
 from paddock.hypervisor.base import Capabilities
-from paddock.hypervisor.qemu import cmdline, files, host, identity, process, readiness, record, scope, seed, start
+from paddock.hypervisor.qemu import adapt, cmdline, files, host, identity, readiness, seed
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.binary import find_binary
 from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout, MachineDir
 from paddock.hypervisor.qemu.live import Live
-from paddock.hypervisor.qemu.process import Process
-from paddock.hypervisor.qemu.qmp import Qmp, QmpThread
-from paddock.hypervisor.qemu.record import Run, Spec
-from paddock.hypervisor.qemu.slot import Slot, ending, state_of, unseen
-from paddock.hypervisor.qemu.watch import Watcher
+from paddock.hypervisor.qemu.record import Spec
+from paddock.hypervisor.qemu.runs import Runs
+from paddock.hypervisor.qemu.slot import Slot, state_of
+from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import Machine, Power
-from paddock.machine.state import Accelerator, Change, HostFacts, MachineState, Phase, Readiness
+from paddock.machine.state import Accelerator, Adapted, Change, HostFacts, MachineState, Phase, Readiness
 
-LOG_MAXIMUM = 4 * 1024 * 1024  # bytes of serial.log and qemu.log
-LOG_KEEP = 1024 * 1024
 SERIAL_SEEN = 4096  # bytes that readiness looks at
 AGENT_WAIT = 1.0  # seconds for the guest agent to take a shutdown, else the ACPI button
 
@@ -43,15 +35,8 @@ class QemuMachines:
         self._layout = layout
         self._images = images
         self._choice = choice
-        self._qmp = QmpThread()
-        self._changed = threading.Condition()
-        self._cursor = int(clock.now().timestamp() * 1000)  # never one of an earlier process
-        self._slots: dict[UUID, Slot] = {}
-        self._reconnecting: set[UUID] = set()
-        self._helpers = ThreadPoolExecutor(2, "reconnect")
-        self._watcher = Watcher(self._tick)
-        self._closed = False
-        self._adopt_all()
+        self._runs = Runs(layout, images, choice)
+        self.volume_store = self._runs.volumes
 
     def capabilities(self) -> Capabilities:
         return Capabilities(driver="qemu")
@@ -60,31 +45,42 @@ class QemuMachines:
         return host.facts(self._layout.root, self._choice.known())
 
     def ensure(self, machine: Machine, epoch: int) -> None:
-        slot = self._slot(machine.uuid)
+        slot = self._runs.slot(machine.uuid)
         with slot.lock:
             if not slot.directory.system_disk.exists():
                 raise Conflict(f"machine {machine.uuid} has no system disk", hint="make it first")
-            if slot.spec and slot.spec.machine == machine and slot.directory.seed.exists():
+            if slot.spec and slot.spec.machine == machine and _has_seeds(slot):
                 if slot.spec.epoch != epoch:
-                    self._accept(slot, Spec(epoch=epoch, machine=machine))
+                    self._runs.accept(slot, Spec(epoch=epoch, machine=machine))
                 return
-            manifest = self._images.manifest(machine.image)
             # Refuse now what QEMU would not take later.
-            cmdline.command_line(machine, manifest, find_binary(), Accelerator.TCG, paused=False)
-            files.write_whole(slot.directory.seed, seed.seed_iso(seed.seed_files(machine)), sync=False)
-            identity.give(slot.directory.seed, writable=False)
-            self._accept(slot, Spec(epoch=epoch, machine=machine))
+            cmdline.command_line(machine, self._booted(machine), find_binary(), Accelerator.TCG, paused=False)
+            with self.volume_store.lock:
+                self._check_volumes(machine)
+                _write_seeds(slot, machine)
+                self._runs.accept(slot, Spec(epoch=epoch, machine=machine))
             log.info("machine %s (%s) is defined", machine.uuid, machine.name)
 
-    def power(self, machine: UUID, power: Power, epoch: int) -> None:
-        slot = self._defined(machine)
+    def adapt(self, machine: UUID, epoch: int) -> Adapted:
+        slot = self._runs.defined(machine)
         with slot.lock:
-            self._note_epoch(slot, epoch)
+            self._runs.note_epoch(slot, epoch)
+            if slot.live is None or slot.live.process.gone():
+                return Adapted()
+            assert slot.spec
+            for attached in slot.spec.machine.volumes:
+                identity.give(self.volume_store.file(attached.volume), writable=True)
+            return adapt.adapt(slot.live, slot.spec.machine, slot.run.given)
+
+    def power(self, machine: UUID, power: Power, epoch: int) -> None:
+        slot = self._runs.defined(machine)
+        with slot.lock:
+            self._runs.note_epoch(slot, epoch)
             match power:
                 case Power.ON | Power.ON_PAUSED:
-                    self._on(slot, paused=power == Power.ON_PAUSED)
+                    self._runs.on(slot, paused=power == Power.ON_PAUSED)
                 case Power.OFF:
-                    self._off(slot, "powered off")
+                    self._runs.off(slot, "powered off")
                 case Power.SHUTDOWN:
                     if slot.live:
                         _ask(slot.live, "powerdown")
@@ -94,34 +90,29 @@ class QemuMachines:
                     _running(slot).execute("system_reset")
 
     def remove(self, machine: UUID, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
-        slot = self._slot(machine)
+        slot = self._runs.slot(machine)
         with slot.lock:
-            self._off(slot, "removed")
+            self._runs.off(slot, "removed")
             if slot.directory.root.exists():
                 shutil.rmtree(slot.directory.root)
                 log.info("machine %s is removed", machine)
-            with self._changed:
-                self._slots.pop(machine, None)
-                slot.spec = None
-                self._tell()
+            self._runs.forget(slot)
 
     def state(self, machine: UUID) -> MachineState:
-        return state_of(self._defined(machine))
+        return state_of(self._runs.defined(machine))
 
     def changes(self, cursor: int, timeout: float) -> Change:
-        with self._changed:
-            self._changed.wait_for(lambda: self._cursor != cursor, timeout=max(0.0, timeout))
-            return Change(cursor=self._cursor, machines=tuple(state_of(s) for s in self._slots.values() if s.spec))
+        return self._runs.changes(cursor, timeout)
 
     def readiness(self, machine: UUID) -> Readiness:
-        slot = self._defined(machine)
+        slot = self._runs.defined(machine)
         live, spec = slot.live, slot.spec
         if live is None or spec is None or live.phase == Phase.PAUSED:
             words = files.read_tail(slot.directory.serial_log, 400).decode(errors="replace")
             return Readiness(ready=False, waiting_for=f"power: it is {state_of(slot).phase}", last_words=words)
         network = spec.machine.network
         guest = readiness.Guest(
-            manifest=self._images.manifest(spec.machine.image),
+            manifest=self._images.manifest(_booted_image(slot)),
             agent=live.agent,
             agent_open=lambda: _agent_open(live),
             ssh=(network.ssh_address, network.ssh_port),
@@ -131,234 +122,81 @@ class QemuMachines:
 
     def running(self, machine: UUID) -> Live:
         """What is held of a machine that is on. Raises NotFound, Conflict."""
-        return _running(self._defined(machine))
+        return _running(self._runs.defined(machine))
+
+    def all_running(self) -> list[Live]:
+        """What is held of all that are on, as of now."""
+        return [live for slot in self._runs.slots() if (live := slot.live)]
+
+    @contextlib.contextmanager
+    def held(self, machine: UUID) -> Iterator[None]:
+        """Meanwhile its definition and its power stay as they are. Raises NotFound."""
+        with self._runs.defined(machine).lock:
+            yield
+
+    def user_of(self, volume: UUID) -> UUID | None:
+        """The machine whose definition has the volume."""
+        return next((slot.uuid for slot in self._runs.slots() if volume in _volumes_of(slot)), None)
 
     def directory(self, machine: UUID) -> MachineDir:
         """Raises NotFound."""
-        return self._defined(machine).directory
+        return self._runs.defined(machine).directory
 
     def close(self) -> None:
         """Let go; machines go on. A second time does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        self._watcher.close()
-        self._helpers.shutdown(cancel_futures=True)
-        for slot in self._slots.values():
-            if slot.live:
-                slot.live.let_go()
-        self._qmp.close()
+        self._runs.close()
 
-    def _on(self, slot: Slot, paused: bool) -> None:
-        if slot.live and not slot.live.process.gone():
-            if not paused and slot.live.refresh() not in ("running", "shutdown"):
-                slot.live.execute("cont")
-                slot.live.refresh()
-                self._save(slot)
-            return
-        self._ended(slot)
-        self._start(slot, paused)
+    def _booted(self, machine: Machine) -> ImageManifest:
+        """What a start boots; and all that it needs is here. Raises NotFound, Invalid."""
+        if machine.iso and self._images.manifest(machine.iso).file(Role.ISO) is None:
+            raise Invalid(f"image {machine.iso[:12]} is no ISO", field="iso", hint="import it as an ISO")
+        system = self._images.manifest(machine.image)
+        if machine.rescue is None:
+            return system
+        rescue = self._images.manifest(machine.rescue.image)
+        if rescue.file(Role.KERNEL) is None or rescue.file(Role.INITRD) is None:
+            raise Invalid(f"image {rescue.name} is no rescue system: it has no kernel or no initrd", field="rescue")
+        return rescue
 
-    def _start(self, slot: Slot, paused: bool) -> None:
-        assert slot.spec
-        machine, directory = slot.spec.machine, slot.directory
-        manifest, binary = self._images.manifest(machine.image), find_binary()
-        accelerator = self._choice.find().accelerator
-        words = cmdline.command_line(machine, manifest, binary, accelerator, paused)
-        start.check_port(machine.network)
-        marks = start.marks(directory)
-        started = start.launch(words, directory)
-        run = Run(
-            phase=Phase.RUNNING, pid=started.pid, boot_id=process.boot_id(), accelerator=accelerator,
-            since=clock.now(), serial_from=marks.serial, log_from=marks.qemu,
-        )  # fmt: skip
-        live = self._live(slot, started, run)
-        try:
-            with start.plain_errors(directory):
-                record.write_run(directory, run)
-                scope.put_into_scope(machine.uuid, machine.name, started.pid)
-                live.attach(self._meet(live, machine, run))
-        except BaseException as e:
-            self._stillborn(slot, live, str(e))
-            raise
-        with self._changed:
-            slot.run, slot.live = run, live
-            self._tell()
-        self._watcher.add(started.pidfd, lambda: self._ended(slot, live))
-        log.info("machine %s runs under %s as process %d", machine.uuid, accelerator, started.pid)
+    def _check_volumes(self, machine: Machine) -> None:
+        """They are here, and no other machine has them. Raises NotFound, Conflict, Invalid."""
+        if len({a.volume for a in machine.volumes}) < len(machine.volumes):
+            raise Invalid("a volume is named twice", field="volumes")
+        for attached in machine.volumes:
+            self.volume_store.file(attached.volume)
+            user = self.user_of(attached.volume)
+            if user and user != machine.uuid:
+                raise Conflict(f"volume {attached.volume} is attached to machine {user}", hint="detach it there first")
 
-    def _meet(self, live: Live, machine: Machine, run: Run) -> Qmp:
-        """The connection to a QEMU that was just started. Raises what it died of."""
-        try:
-            qmp = start.meet(self._qmp, live.process, machine, live.directory, live.on_event)
-        except Unavailable:
-            live.process.kill()
-            live.process.gone(2)
-            qmp = None
-        if qmp is None:
-            ended = live.process.reap()
-            raise start.why_it_died(machine, process.last_words(live.directory, run.log_from), ended)
-        return qmp
 
-    def _stillborn(self, slot: Slot, live: Live, why: str) -> None:
-        """Nobody would hold this QEMU: end it, and have a state that says it is off."""
-        live.process.end()
-        live.let_go()
-        self._note_off(slot, why)
+def _has_seeds(slot: Slot) -> bool:
+    rescue = slot.spec is not None and slot.spec.machine.rescue is not None
+    return slot.directory.seed.exists() and slot.directory.rescue_seed.exists() == rescue
 
-    def _note_off(self, slot: Slot, why: str) -> None:
-        with self._changed:
-            slot.run = Run(phase=Phase.OFF, since=clock.now(), reason=why)
-            self._tell()
-        self._save(slot)
 
-    def _off(self, slot: Slot, why: str) -> None:
-        live = slot.live
-        if live is None:
-            if unknown := process.find(slot.directory, slot.uuid, slot.run.pid):
-                unknown.end()
-                self._note_off(slot, why)
-            return
-        self._asked(slot, live, why)
-        live.end()
-        self._ended(slot, live)
+def _write_seeds(slot: Slot, machine: Machine) -> None:
+    directory = slot.directory
+    _write_seed(directory.seed, seed.seed_files(machine))
+    if machine.rescue:
+        _write_seed(directory.rescue_seed, seed.rescue_files(machine, machine.rescue))
+    else:
+        directory.rescue_seed.unlink(missing_ok=True)
 
-    def _asked(self, slot: Slot, live: Live, why: str) -> None:
-        """Write down that it is going to end, and why, before it does."""
-        live.ending = live.ending or why
-        with slot.saving:
-            if slot.live is not live or slot.run.ending:
-                return
-            slot.run = slot.run.model_copy(update={"ending": why})
-            self._save(slot)
 
-    def _ended(self, slot: Slot, live: Live | None = None) -> None:
-        """Its process is gone: say how, once, whoever notices first. When this returns it is on disk too."""
-        live = live or slot.live
-        if live is None or not live.process.gone():
-            return
-        with slot.saving:
-            if slot.live is not live:
-                return
-            self._watcher.drop(live.process.pidfd)
-            how, said = live.process.reap(), process.last_words(slot.directory, slot.run.log_from)
-            with self._changed:
-                slot.run = ending(slot.run, how, said, live.ending)
-                slot.live = None
-                self._tell()
-            self._save(slot)
-        live.let_go()
-        log.info("machine %s is %s: %s", slot.uuid, slot.run.phase, slot.run.reason)
+def _write_seed(path: Path, texts: dict[str, str]) -> None:
+    files.write_whole(path, seed.seed_iso(texts), sync=False)
+    identity.give(path, writable=False)
 
-    def _tick(self) -> None:
-        for slot in list(self._slots.values()):
-            if live := slot.live:
-                live.cut_logs(LOG_MAXIMUM, LOG_KEEP)
-                if not live.connected and slot.uuid not in self._reconnecting:
-                    self._reconnecting.add(slot.uuid)
-                    self._helpers.submit(self._reconnect, slot.uuid, live)
 
-    def _reconnect(self, uuid: UUID, live: Live) -> None:
-        """A hung QEMU may take seconds to say nothing: not in the thread that watches all the others."""
-        try:
-            live.control()
-            self._tell_all()
-        except PaddockError as e:
-            log.warning("machine %s: %s", uuid, e)
-        finally:
-            self._reconnecting.discard(uuid)
+def _volumes_of(slot: Slot) -> set[UUID]:
+    return {a.volume for a in spec.machine.volumes} if (spec := slot.spec) else set()
 
-    def _live(self, slot: Slot, started: Process, run: Run) -> Live:
-        return Live(
-            slot.directory,
-            started,
-            self._qmp,
-            changed=lambda _: self._tell_all(),
-            asked=lambda live, why: self._asked(slot, live, why),
-            serial_from=run.serial_from,
-        )
 
-    def _accept(self, slot: Slot, spec: Spec) -> None:
-        record.write_spec(slot.directory, spec)
-        with self._changed:
-            slot.spec = spec
-            self._tell()
-
-    def _note_epoch(self, slot: Slot, epoch: int) -> None:
-        """Shown in the state; kept on disk with the next definition, since the fence keeps the one that counts."""
-        if slot.spec and slot.spec.epoch < epoch:
-            slot.spec = slot.spec.model_copy(update={"epoch": epoch})
-
-    def _save(self, slot: Slot) -> None:
-        """A full or broken disk keeps nobody from stopping a machine: what is not written is found out by looking."""
-        try:
-            with slot.saving, contextlib.suppress(FileNotFoundError):
-                record.write_run(slot.directory, slot.run)
-        except OSError as e:
-            log.warning("machine %s: that it is %s could not be written down: %s", slot.uuid, slot.run.phase, e)
-
-    def _tell(self) -> None:
-        self._cursor += 1
-        self._changed.notify_all()
-
-    def _tell_all(self) -> None:
-        with self._changed:
-            self._tell()
-
-    def _slot(self, uuid: UUID) -> Slot:
-        with self._changed:
-            return self._slots.setdefault(uuid, Slot(uuid, self._layout.machine(uuid)))
-
-    def _defined(self, uuid: UUID) -> Slot:
-        slot = self._slots.get(uuid)
-        if slot is None or slot.spec is None:
-            raise NotFound(f"there is no machine {uuid} on this node")
-        return slot
-
-    def _adopt_all(self) -> None:
-        """Find again what an earlier process of ours defined and started."""
-        names = [d.name for d in self._layout.machines.iterdir() if d.is_dir()]
-        uuids = [UUID(name) for name in names if _is_uuid(name)]
-        with ThreadPoolExecutor(8, "adopt") as pool:
-            for slot in pool.map(self._adopt, uuids):
-                if slot.spec or slot.live:
-                    self._slots[slot.uuid] = slot
-
-    def _adopt(self, uuid: UUID) -> Slot:
-        directory = self._layout.machine(uuid)
-        slot = Slot(uuid, directory, record.read_spec(directory), record.read_run(directory))
-        try:
-            found = process.find(directory, uuid, slot.run.pid)
-        except (PaddockError, OSError) as e:
-            log.error("machine %s: %s", uuid, e)
-            found = None
-        if found:
-            self._adopt_process(slot, found)
-        elif slot.run.phase in (Phase.RUNNING, Phase.PAUSED):
-            slot.run = ending(slot.run, unseen(slot.run), process.last_words(directory, slot.run.log_from))
-            self._save(slot)
-        return slot
-
-    def _adopt_process(self, slot: Slot, found: Process) -> None:
-        known = slot.run if slot.run.pid == found.pid else Run(since=clock.now(), boot_id=process.boot_id())
-        slot.run = known.model_copy(update={"phase": Phase.RUNNING, "pid": found.pid, "reason": ""})
-        slot.live = live = self._live(slot, found, slot.run)
-        self._watcher.add(found.pidfd, lambda: self._ended(slot, live))
-        try:
-            self._prove(slot, live.control())
-        except PaddockError as e:
-            log.warning("machine %s runs as process %d, but %s", slot.uuid, found.pid, e)
-            return
-        self._save(slot)
-        log.info("machine %s was found running as process %d", slot.uuid, found.pid)
-
-    def _prove(self, slot: Slot, qmp: Qmp) -> None:
-        if qmp.uuid != slot.uuid:
-            raise Refused(f"BUG: machine {qmp.uuid} answers in the directory of {slot.uuid}")
-        if slot.run.accelerator is None and slot.live:
-            enabled = slot.live.execute("query-kvm")["enabled"]
-            accelerator = Accelerator.KVM if enabled else Accelerator.TCG
-            slot.run = slot.run.model_copy(update={"accelerator": accelerator})
+def _booted_image(slot: Slot) -> str:
+    """What its QEMU was started with."""
+    assert slot.spec
+    given = slot.run.given
+    return (given.rescue if given else "") or slot.spec.machine.image
 
 
 def _running(slot: Slot) -> Live:
@@ -385,10 +223,3 @@ def _ask(live: Live, mode: str) -> None:
     else:
         keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
         live.execute("send-key", {"keys": keys})
-
-
-def _is_uuid(name: str) -> bool:
-    try:
-        return str(UUID(name)) == name
-    except ValueError:
-        return False

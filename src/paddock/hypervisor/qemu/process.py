@@ -62,6 +62,13 @@ class Process:
         if not ended:
             raise Unavailable(f"QEMU {self.pid} does not end, killed or not", hint="its storage hangs: see `dmesg`")
 
+    def words(self) -> tuple[str, ...]:
+        """The command line that it was started with; empty when it is gone."""
+        try:
+            return tuple(Path(f"/proc/{self.pid}/cmdline").read_text(errors="replace").split("\0")[:-1])
+        except (FileNotFoundError, ProcessLookupError):
+            return ()
+
     def __del__(self) -> None:
         """Not earlier: several threads may be waiting for its end."""
         os.close(self.pidfd)

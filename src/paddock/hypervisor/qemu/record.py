@@ -1,12 +1,13 @@
 """What a machine's directory says of it: its last accepted definition, and the process that runs or ran it."""
 
+import hashlib
 from datetime import datetime
 
 from pydantic import ValidationError
 
 from paddock.hypervisor.qemu import files
 from paddock.hypervisor.qemu.layout import MachineDir
-from paddock.machine.spec import Frozen, Machine
+from paddock.machine.spec import Frozen, Machine, UserNetwork
 from paddock.machine.state import Accelerator, Phase
 
 SPEC_VERSION = 1
@@ -20,6 +21,35 @@ class Spec(Frozen):
     machine: Machine
 
 
+class Given(Frozen):
+    """What of its definition a QEMU was started with, as far as QEMU itself can't be asked for it later."""
+
+    name: str
+    image: str
+    rescue: str = ""  # the image of the rescue system, when that was booted
+    machine_type: str
+    layout: int
+    max_cpus: int = 0
+    max_memory_mib: int = 0
+    network: UserNetwork
+    seed: str  # a hash
+
+    @classmethod
+    def of(cls, machine: Machine) -> "Given":
+        """As a start of this machine would be now."""
+        return cls(
+            name=machine.name,
+            image=machine.image,
+            rescue=machine.rescue.image if machine.rescue else "",
+            machine_type=machine.machine_type,
+            layout=machine.layout,
+            max_cpus=machine.max_cpus,
+            max_memory_mib=machine.max_memory_mib,
+            network=machine.network,
+            seed=hashlib.sha256(machine.seed.model_dump_json().encode()).hexdigest(),
+        )
+
+
 class Run(Frozen):
     """`run.json`. `ending` says why it will end, as soon as somebody asked for that."""
 
@@ -30,6 +60,8 @@ class Run(Frozen):
     since: datetime | None = None
     reason: str = ""
     ending: str = ""
+    rebooting: bool = False  # it ended so that it can be started anew
+    given: Given | None = None
     serial_from: int = 0  # where this boot's output begins in serial.log
     log_from: int = 0  # and in qemu.log
 
@@ -57,3 +89,12 @@ def read_run(directory: MachineDir) -> Run:
 
 def write_run(directory: MachineDir, run: Run) -> None:
     files.write_whole(directory.run, run.model_dump_json(exclude_defaults=True).encode(), sync=False)
+
+
+def images_of(directory: MachineDir) -> set[str]:
+    """The images that a machine needs besides its system disk's: in its CD drive, and those it boots from."""
+    spec, run = read_spec(directory), read_run(directory)
+    machine = spec.machine if spec else None
+    named = [machine.iso, machine.rescue.image if machine.rescue else None] if machine else []
+    booted = [run.given.rescue] if run.given and run.phase in (Phase.RUNNING, Phase.PAUSED) else []
+    return {image for image in (*named, *booted) if image}

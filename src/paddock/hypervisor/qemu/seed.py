@@ -6,9 +6,10 @@ import re
 
 import pycdlib
 
-from paddock.machine.spec import Machine, Seed
+from paddock.machine.spec import Machine, Rescue, Seed
 
 LABEL = "cidata"  # NoCloud looks for a file system of this label
+RESCUE_NAME = "rescue"  # what a rescue system calls itself, so that nobody takes it for the server
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9.-]*")
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
@@ -21,6 +22,17 @@ def seed_files(machine: Machine) -> dict[str, str]:
         "vendor-data": _vendor_data(machine.seed),
         "network-config": _network_config(machine.network.mac),
     }
+
+
+def rescue_files(machine: Machine, rescue: Rescue) -> dict[str, str]:
+    """The files of what its rescue system is told: an instance of its own, with the rescue's keys and password."""
+    seed = Seed(
+        instance_id=f"{machine.seed.instance_id}-rescue",
+        hostname=RESCUE_NAME,
+        ssh_keys=rescue.ssh_keys,
+        password_hash=rescue.password_hash,
+    )
+    return seed_files(machine.model_copy(update={"seed": seed}))
 
 
 def seed_iso(files: dict[str, str]) -> bytes:

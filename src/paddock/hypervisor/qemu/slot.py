@@ -36,6 +36,7 @@ def state_of(slot: Slot) -> MachineState:
         accelerator=run.accelerator if live else None,
         since=run.since,
         reason=live.trouble if live else run.reason,
+        rebooting=run.rebooting and live is None,
         epoch=slot.spec.epoch if slot.spec else 0,
     )
 
@@ -43,7 +44,7 @@ def state_of(slot: Slot) -> MachineState:
 def ending(run: Run, how: str, said: str, asked: str = "") -> Run:
     """The record of a run that is over."""
     if why := run.ending or asked:
-        return Run(phase=Phase.OFF, since=clock.now(), reason=why)
+        return Run(phase=Phase.OFF, since=clock.now(), reason=why, rebooting=run.rebooting)
     reason = f"{how}; its last words: {start.shortened(said)}" if said else how
     return Run(phase=Phase.CRASHED, since=clock.now(), reason=reason)
 

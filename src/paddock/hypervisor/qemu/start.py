@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,12 +48,13 @@ def check_port(network: UserNetwork) -> None:
             raise _port_error(network, e) from e
 
 
-def launch(words: list[str], directory: MachineDir) -> Process:
-    """Start QEMU under the machine's lock. Raises Conflict when one runs already, Refused when it can't start."""
+def launch(words: list[str], directory: MachineDir, volumes: Sequence[Path] = ()) -> Process:
+    """Start QEMU under the machine's lock, and give it these volumes. Raises Conflict when one runs already, Refused
+    when it can't start."""
     with plain_errors(directory):
         lock = _lock(directory)
         try:
-            _hand_over(directory)
+            _hand_over(directory, volumes)
             return process.start(words, directory, lock)
         finally:
             os.close(lock)
@@ -86,7 +87,7 @@ def meet(thread: QmpThread, started: Process, machine: Machine, directory: Machi
     return qmp
 
 
-def why_it_died(machine: Machine, said: str, ended: str) -> PortTaken | Refused:
+def why_it_died(machine: Machine, said: str, ended: str) -> PortTaken | Refused | Conflict:
     """What QEMU's last words mean to the caller."""
     if "host forwarding rule" in said:
         try:
@@ -95,7 +96,19 @@ def why_it_died(machine: Machine, said: str, ended: str) -> PortTaken | Refused:
             return e
         except Refused:
             pass  # QEMU's own words say more
+    if volume := volume_in_use(said):
+        return volume
     return Refused(f"QEMU does not start: {shortened(said) or ended}", hint=_hint(said))
+
+
+def volume_in_use(said: str) -> Conflict | None:
+    """What QEMU's words about a volume's lock mean: two machines never have one at the same time."""
+    found = re.search(r"/volumes/([0-9a-f-]{36})/", said)
+    if found is None or 'write" lock' not in said:
+        return None
+    return Conflict(
+        f"volume {found[1]} is in use by another machine's QEMU", hint="detach it there, or power that machine off"
+    )
 
 
 def shortened(said: str) -> str:
@@ -123,11 +136,14 @@ def _port_error(network: UserNetwork, error: OSError) -> PortTaken | Refused:
     return Refused(f"{where} can't be listened on: {error.strerror}", hint="choose another address or port range")
 
 
-def _hand_over(directory: MachineDir) -> None:
+def _hand_over(directory: MachineDir, volumes: Sequence[Path]) -> None:
     """What QEMU writes belongs to its user, even where an earlier run was another one's."""
     identity.make_machine_directory(directory.root)
     identity.give(directory.seed, writable=False)
-    identity.give(directory.system_disk, writable=True)
+    if directory.rescue_seed.exists():
+        identity.give(directory.rescue_seed, writable=False)
+    for disk in (directory.system_disk, *volumes):
+        identity.give(disk, writable=True)
     serial = files.open_regular(directory.serial_log, os.O_RDWR | os.O_CREAT)
     try:
         identity.give_open(serial, writable=True)

@@ -1,0 +1,141 @@
+"""Volumes and CDs of a running QEMU: plugged, pulled and changed by QMP.
+
+Whatever is asked, QEMU is looked at first and not a memory of ours, so that each of these may be done again after a
+crash between any two commands.
+"""
+
+from collections.abc import Callable, Iterable
+from uuid import UUID
+
+from paddock.base import clock
+from paddock.base.errors import Refused, Unavailable
+from paddock.hypervisor.qemu import start
+from paddock.hypervisor.qemu.devices import (
+    CD,
+    ISO_NODE,
+    VOLUME_DEVICE,
+    VOLUME_NODE,
+    device_id,
+    node_name,
+    volume_device,
+    volume_node,
+)
+from paddock.hypervisor.qemu.layout import image_file
+from paddock.hypervisor.qemu.live import Live
+from paddock.machine.image import Role
+from paddock.machine.spec import Attached, Machine
+
+UNPLUG_WAIT = 5.0  # seconds that QEMU has to let go of a disk: it finishes what is being written
+_RETRY = 0.01
+
+
+def has_volume(live: Live, volume: UUID) -> bool:
+    """Whether this QEMU has it open."""
+    return node_name(volume) in _nodes(live)
+
+
+def resize_volume(live: Live, volume: UUID, size: int) -> None:
+    """Grow it while the guest uses it, which is told. `size` in bytes."""
+    live.execute("block_resize", {"node-name": node_name(volume), "size": size})
+
+
+def bring_volumes(live: Live, wanted: Iterable[Attached]) -> None:
+    """Pull what the machine shall not have, plug what it shall. Raises Conflict when another machine has it,
+    Unavailable when QEMU does not let go."""
+    by_device = {device_id(a.volume): a for a in wanted}
+    wanted_nodes = {node_name(a.volume) for a in by_device.values()}
+    for device in _plugged(live) - by_device.keys():
+        live.execute("device_del", {"id": device})
+    _until(lambda: _disks(live) <= _plugged(live), "QEMU does not let go of a volume that was unplugged")
+    for node in _nodes(live) - wanted_nodes:
+        if node.startswith(VOLUME_NODE):
+            _drop_node(live, node)
+    plugged, nodes = _plugged(live), _nodes(live)
+    for device, attached in by_device.items():
+        if node_name(attached.volume) not in nodes:
+            _add_node(live, attached.volume)
+        if device not in plugged:
+            live.execute("device_add", volume_device(attached))
+
+
+def bring_iso(live: Live, machine: Machine) -> tuple[str, ...]:
+    """Put the machine's ISO into its CD drive, or take out what is in it. Returns what has to wait for a start."""
+    drive = next((d for d in live.execute("query-block") if d.get("qdev") == CD), None)
+    wanted = image_file(machine.iso, Role.ISO) if machine.iso else ""
+    if drive is None:
+        return ("the ISO needs a new start: this machine was started without a CD drive",) if wanted else ()
+    if drive.get("inserted", {}).get("file", "") != wanted:
+        _change_medium(live, wanted)
+    _boot_cd(live, first=bool(wanted))
+    if ISO_NODE in _nodes(live) and not _inserted(live, ISO_NODE):
+        _drop_node(live, ISO_NODE)
+    return ()
+
+
+def _change_medium(live: Live, file: str) -> None:
+    """Whether or not the guest has locked its drive: it sees a medium that was changed by hand."""
+    if file:
+        medium = {"id": CD, "filename": file, "format": "raw", "read-only-mode": "read-only", "force": True}
+        live.execute("blockdev-change-medium", medium)
+    else:
+        live.execute("eject", {"id": CD, "force": True})
+        live.execute("blockdev-close-tray", {"id": CD})
+
+
+def _boot_cd(live: Live, first: bool) -> None:
+    """The BIOS looks at this at each reset. A kernel that QEMU loads itself has that place already."""
+    if "-kernel" in live.process.words():
+        return
+    path = f"/machine/peripheral/{CD}"
+    index = 0 if first else -1
+    if live.execute("qom-get", {"path": path, "property": "bootindex"}) != index:
+        live.execute("qom-set", {"path": path, "property": "bootindex", "value": index})
+
+
+def _add_node(live: Live, volume: UUID) -> None:
+    try:
+        live.execute("blockdev-add", volume_node(volume))
+    except Refused as e:
+        raise start.volume_in_use(e.message) or e from e
+
+
+def _drop_node(live: Live, node: str) -> None:
+    """A disk's node is free only when QEMU has finished with the disk."""
+    deadline = clock.monotonic() + UNPLUG_WAIT
+    while True:
+        try:
+            live.execute("blockdev-del", {"node-name": node})
+            return
+        except Refused as e:
+            if "in use" not in e.message:
+                raise
+            if clock.monotonic() > deadline:
+                raise Unavailable(f"QEMU does not let go of {node}: {e.message}", hint="it may soon") from e
+        clock.sleep(_RETRY)
+
+
+def _until(condition: Callable[[], bool], otherwise: str) -> None:
+    deadline = clock.monotonic() + UNPLUG_WAIT
+    while not condition():
+        if clock.monotonic() > deadline:
+            raise Unavailable(f"{otherwise} within {UNPLUG_WAIT:g} s", hint="it may be writing to slow storage")
+        clock.sleep(_RETRY)
+
+
+def _plugged(live: Live) -> set[str]:
+    """The volumes' devices that are there and are not about to go."""
+    found = live.execute("qom-list", {"path": "/machine/peripheral"})
+    return {d["name"] for d in found if d["name"].startswith(VOLUME_DEVICE)}
+
+
+def _disks(live: Live) -> set[str]:
+    """The volumes' devices whose disk QEMU still has."""
+    return {d["qdev"] for d in live.execute("query-block") if d.get("qdev", "").startswith(VOLUME_DEVICE)}
+
+
+def _nodes(live: Live) -> set[str]:
+    return {node["node-name"] for node in live.execute("query-named-block-nodes", {"flat": True})}
+
+
+def _inserted(live: Live, node: str) -> bool:
+    return any(d.get("inserted", {}).get("node-name") == node for d in live.execute("query-block"))
