@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from django.db.models import Q
 
 from paddock.cloud.models import Image, Node, Project, Server, ServerType, SSHKey, Token
 from tests.agent.process import AgentProcess
@@ -15,14 +17,35 @@ from tests.cloud.harness import Cloud
 PUBLIC = {"GET /x/v1/version"}
 SHARED = {  # the same for every project
     "GET /v1/server_types", "GET /v1/server_types/{id}", "GET /v1/locations", "GET /v1/locations/{id}",
-    "GET /v1/datacenters", "GET /v1/datacenters/{id}",
+    "GET /v1/datacenters", "GET /v1/datacenters/{id}", "GET /x/v1/limits",
 }  # fmt: skip
-OPERATORS = {
-    "GET /admin/v1/nodes", "GET /admin/v1/nodes/{id}", "GET /admin/v1/statistics", "GET /admin/v1/servers/{id}/steps",
-    "POST /admin/v1/servers/{id}/steps/{name}",
-}  # fmt: skip
+PLAN = {"name": "plan-{new}", "cores": 1, "memory_mib": 64, "disk_gib": 1}
+OPERATORS: dict[str, tuple[str, Any]] = {  # what an operator asks for, and with which body: it must succeed
+    "GET /admin/v1/nodes": ("", None),
+    "GET /admin/v1/nodes/{id}": ("node", None),
+    "GET /admin/v1/statistics": ("", None),
+    "GET /admin/v1/servers/{id}/steps": ("server", None),
+    "POST /admin/v1/servers/{id}/steps/{name}": ("server", None),
+    "GET /admin/v1/server_types": ("", None),
+    "POST /admin/v1/server_types": ("", PLAN),
+    "GET /admin/v1/server_types/{id}": ("spare_type", None),
+    "PUT /admin/v1/server_types/{id}": ("spare_type", {"description": "changed"}),
+    "DELETE /admin/v1/server_types/{id}": ("spare_type", None),
+    "GET /admin/v1/images": ("", None),
+    "GET /admin/v1/images/{id}": ("image", None),
+    "POST /admin/v1/images/{id}/publish": ("spare_image", None),
+    "DELETE /admin/v1/images/{id}": ("spare_image", None),
+    "GET /admin/v1/projects": ("", None),
+    "POST /admin/v1/projects": ("", {"name": "spare-{new}"}),
+    "GET /admin/v1/projects/{id}": ("project", None),
+    "PUT /admin/v1/projects/{id}": ("spare_project", {"limits": {"servers": 1}}),
+    "DELETE /admin/v1/projects/{id}": ("spare_project", None),
+    "GET /admin/v1/projects/{id}/tokens": ("project", None),
+    "POST /admin/v1/projects/{id}/tokens": ("spare_project", {"description": "of {new}"}),
+    "DELETE /admin/v1/projects/{id}/tokens/{token_id}": ("project", None),
+}
 LISTS = {"GET /v1/servers": "server", "GET /v1/actions": "action", "GET /v1/images": "image",
-         "GET /v1/ssh_keys": "ssh_key"}  # fmt: skip
+         "GET /v1/ssh_keys": "ssh_key", "GET /x/v1/tokens": "token"}  # fmt: skip
 CREATES = {  # the body names things of another project, which must be answered like names that never were
     "POST /v1/servers": [
         {"name": "mine", "server_type": "nano", "image": "{image}"},
@@ -32,6 +55,7 @@ CREATES = {  # the body names things of another project, which must be answered 
     ],
     "POST /v1/ssh_keys": [],
     "POST /x/v1/images": [],
+    "POST /x/v1/tokens": [],
 }
 OWNED: dict[str, tuple[str, Any]] = {
     "GET /v1/servers/{id}": ("server", None),
@@ -50,6 +74,8 @@ OWNED: dict[str, tuple[str, Any]] = {
     "GET /v1/ssh_keys/{id}": ("ssh_key", None),
     "PUT /v1/ssh_keys/{id}": ("ssh_key", {"name": "mine"}),
     "DELETE /v1/ssh_keys/{id}": ("ssh_key", None),
+    "GET /x/v1/tokens/{id}": ("token", None),
+    "DELETE /x/v1/tokens/{id}": ("token", None),
     "GET /x/v1/servers/{id}/timeline": ("server", None),
     "GET /x/v1/servers/{id}/console_log": ("server", None),
     "POST /x/v1/servers/{id}/exec": ("server", {"argv": ["true"]}),
@@ -57,7 +83,7 @@ OWNED: dict[str, tuple[str, Any]] = {
     "POST /x/v1/images/{id}/build": ("image", None),
     "PUT /x/v1/images/{id}/content": ("image", None),
 }
-KNOWN = PUBLIC | SHARED | OPERATORS | set(LISTS) | set(CREATES) | set(OWNED)
+KNOWN = PUBLIC | SHARED | set(OPERATORS) | set(LISTS) | set(CREATES) | set(OWNED)
 GUARDED = sorted(KNOWN - PUBLIC)
 WRITES = [r for r in GUARDED if not r.startswith("GET ")]
 NEVER = 2**41  # an id that no row ever had
@@ -74,16 +100,36 @@ class Theirs:
 
     def ask(self, route: str, token: str | None, id: int | None = None) -> Answer:
         """Ask with a body that would be good, for that id or for this project's thing."""
-        kind, body = OWNED.get(route, ("", None))
+        kind, body = OWNED.get(route) or OPERATORS.get(route) or ("", None)
         body = body or next(iter(CREATES.get(route, ())), None)
-        chosen = id or _shared_id(route) or self.ids[kind or "server"]
-        return self.door.knock(route, token, body, id=chosen, action_id=self.ids["action"], name="look")
+        chosen = id or _shared_id(route) or self.ids.get(kind) or _spare(kind) or self.ids["server"]
+        if route in OPERATORS and isinstance(body, dict):
+            body = {k: v.format(new=uuid4().hex[:8]) if isinstance(v, str) else v for k, v in body.items()}
+        ids = {"id": chosen, "action_id": self.ids["action"], "token_id": _spare("spare_token") or 0}
+        return self.door.knock(route, token, body, **ids, name="look")
 
 
 def _shared_id(route: str) -> int | None:
     first = ServerType.objects.first() if "server_types" in route else None
-    first_node = Node.objects.first() if "nodes" in route else None
-    return first.pk if first else first_node.pk if first_node else 1 if route in SHARED else None
+    return None if route not in SHARED else first.pk if first else 1
+
+
+def _spare(kind: str) -> int | None:
+    """A new thing that an operator may well destroy."""
+    name = f"spare-{uuid4().hex[:8]}"
+    match kind:
+        case "spare_token":
+            theirs = Project.objects.get(name="theirs")
+            return Token.objects.create(project=theirs, digest=name).pk
+        case "spare_project":
+            return Project.objects.create(name=name).pk
+        case "node":
+            return Node.objects.get(name="n1").pk
+        case "spare_type":
+            return ServerType.objects.create(name=name, cores=1, memory_mib=64, disk_gib=1).pk
+        case "spare_image":
+            return Image.objects.create(name=name, step="rest", next_at=None, state="ready").pk
+    return None
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +140,15 @@ def theirs(agent: AgentProcess, door: Door) -> Iterator[Theirs]:
     server: Server = cloud.new_server("their-server", project=project)
     cloud.settle()
     image = Image.objects.create(project=project, name="their-image", step="rest", next_at=None)
+    token = Token.objects.get(digest=Token.digest_of(Token.issue(project, "")))
     key = SSHKey.objects.create(project=project, name="their-key", public_key="ssh-ed25519 AAAA", fingerprint="00")
     action = door.knock(f"GET /v1/servers/{server.pk}/actions", owner := Token.issue(project, ""))
-    ids = {"server": server.pk, "image": image.pk, "ssh_key": key.pk,
+    ids = {"server": server.pk, "image": image.pk, "ssh_key": key.pk, "token": token.pk, "project": project.pk,
            "action": int(re.findall(r'"id": ?(\d+)', action.text)[0])}  # fmt: skip
     yield Theirs(ids, Token.issue(project, "", operator=True), owner, door)
+    ServerType.objects.filter(Q(name__startswith="spare-") | Q(name__startswith="plan-")).delete()
+    Image.objects.filter(name__startswith="spare-").delete()
+    Project.objects.filter(name__startswith="spare-").delete()
     cloud.reset()
 
 
@@ -164,6 +214,7 @@ def test_what_others_own_can_not_be_named(route: str, body: dict[str, Any], thei
         route, token, {k: filled(v, dict.fromkeys(theirs.ids, NEVER), "no-") for k, v in body.items()}
     )
     assert real.status == never.status == 422
-    for word in (*map(str, theirs.ids.values()), str(NEVER), "their-", "no-"):
-        real, never = (Answer(a.status, a.text.replace(f"'{word}", "'#")) for a in (real, never))
+    words = [f"'{id}'" for id in (*theirs.ids.values(), NEVER)] + ["'their-", "'no-"]
+    for word in words:
+        real, never = (Answer(a.status, a.text.replace(word, "'#")) for a in (real, never))
     assert real == never

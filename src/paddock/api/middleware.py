@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse
 
 from paddock.api import rates
 from paddock.api.errors import MAX_BODY, ApiError, known, no_route, not_allowed, reply, too_large
+from paddock.api.idempotency import once
 from paddock.base.ids import new_correlation_id
 from paddock.base.log import correlation_id
 
@@ -49,7 +50,7 @@ class Envelope:
         request.path_info = one_slash(request.path_info)
         asked = request.method
         request.method = "GET" if asked == "HEAD" else asked
-        response = self.get_response(request)
+        response = once(request, self.get_response)
         request.method = asked
         if request.method == "OPTIONS" and response.status_code == 405:
             return HttpResponse(status=204, headers={"Allow": response["Allow"]})

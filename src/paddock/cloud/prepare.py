@@ -5,6 +5,7 @@ Running it again changes nothing, except that it takes over what was changed in 
 
 import logging
 import os
+from decimal import Decimal
 
 os.environ["PADDOCK_ROLE"] = "prepare"
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "paddock.cloud.settings")
@@ -59,6 +60,9 @@ def main() -> None:
 
 
 def _server_types() -> None:
+    """The plans that a new cloud begins with. Later they are the operator's: what was deleted stays so."""
+    if ServerType.objects.exists():
+        return
     for name, description, cores, memory_mib, disk_gib, hourly in SERVER_TYPES:
         plan = {
             "description": description,
@@ -66,9 +70,9 @@ def _server_types() -> None:
             "memory_mib": memory_mib,
             "disk_gib": disk_gib,
             "price_hourly": hourly,
-            "price_monthly": float(hourly) * HOURS_PER_MONTH,
+            "price_monthly": Decimal(hourly) * HOURS_PER_MONTH,
         }
-        ServerType.objects.get_or_create(name=name, defaults=plan)
+        ServerType.objects.create(name=name, **plan)
 
 
 def _images() -> None:

@@ -26,6 +26,7 @@ from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 
 from paddock.base import clock, log
+from paddock.cloud import housekeeping
 from paddock.cloud.flows import tasks
 from paddock.cloud.flows.alarms import Alarms
 from paddock.cloud.flows.engine import Flow, from_now
@@ -39,6 +40,7 @@ HEARTBEAT = 1.0  # seconds
 SWEEP = 1.0  # seconds between looks for rows that are due and that nobody was told of
 POLL = 2.0  # seconds between looks for jobs of which no notification came
 LOST_DATABASE = 3.0  # seconds without PostgreSQL after which this worker ends itself once it is back
+TIDY = 60.0  # seconds between looks for what is old enough to be forgotten
 SWEPT = 200  # rows at most in one sweep
 
 
@@ -111,12 +113,16 @@ def _beat(stop: threading.Event) -> None:
 
 def _sweep(stop: threading.Event) -> None:
     """Wake rows that are due and that no job woke, and clear away what dead workers left in the queue."""
+    tidied = clock.monotonic()
     while not stop.wait(SWEEP):
         try:
+            if clock.monotonic() - tidied > TIDY:
+                tidied = clock.monotonic()
+                housekeeping.tidy()
             for flow in Flow.registry.values():
                 sweep(flow)
             _clear_queue()
-        except Error as e:
+        except (Error, OSError) as e:
             logger.warning("sweep: %s", e)
             connection.close()
 
