@@ -9,14 +9,19 @@ from ninja.parser import Parser
 from pydantic_core import from_json
 
 from paddock import __version__
+from paddock.api.admin import images as admin_images
 from paddock.api.admin import nodes as admin_nodes
+from paddock.api.admin import projects as admin_projects
+from paddock.api.admin import server_types as admin_server_types
 from paddock.api.admin import servers as admin_servers
 from paddock.api.auth import Bearer, Operator
 from paddock.api.errors import install, invalid, no_route, reply
 from paddock.api.v1 import actions, images, locations, server_types, servers, ssh_keys
 from paddock.api.v1.common import Reply
 from paddock.api.x import images as x_images
+from paddock.api.x import limits as x_limits
 from paddock.api.x import servers as x_servers
+from paddock.api.x import tokens as x_tokens
 
 
 class StrictParser(Parser):
@@ -50,9 +55,9 @@ api = NinjaAPI(
 install(api)
 for part in (servers, actions, images, server_types, locations, ssh_keys):
     api.add_router("/v1", part.router, auth=Bearer())
-for part in (x_servers, x_images):
+for part in (x_servers, x_images, x_tokens, x_limits):
     api.add_router("/x/v1", part.router, auth=Bearer())
-for part in (admin_nodes, admin_servers):
+for part in (admin_nodes, admin_servers, admin_server_types, admin_images, admin_projects):
     api.add_router("/admin/v1", part.router, auth=Operator())
 
 
