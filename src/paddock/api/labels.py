@@ -47,6 +47,8 @@ def _condition(match: "re.Match[str]") -> Q:
         return ~has
     if match["set"]:
         values = [v.strip() for v in match["values"].split(",")]
+        if wrong := [v for v in values if not _VALUE.fullmatch(v)]:
+            raise invalid("label_selector", f"'{wrong[0][:80]}' is no value of a label")
         among = Q(labels__contains={key: values[0]})
         for one in values[1:]:
             among |= Q(labels__contains={key: one})

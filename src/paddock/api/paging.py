@@ -1,4 +1,4 @@
-"""Lists: pages, order, filters by name and by label, as API clients expect them."""
+"""Lists: pages, order, filters by name and by label, as API clients expect them; and how they are described."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from paddock.api.errors import invalid, missing
 from paddock.api.labels import labels_match
 from paddock.api.v1.common import Reply
 
+NAMED = ("id", "name")  # by what things can be sorted that are no table
 DEFAULT_PER_PAGE, MAX_PER_PAGE = 25, 50
 MAX_ID = 2**53  # ids that every client's JSON can hold
 
@@ -39,9 +40,11 @@ def page(request: HttpRequest, rows: "QuerySet[Any]", sortable: dict[str, str]) 
 
 
 def page_of(request: HttpRequest, things: Iterable[Any]) -> tuple[Sequence[Any], Meta]:
-    """One page of what is no table: things with a name."""
+    """One page of what is no table: things with a name and an id."""
     wanted = query(request, "name")
     found = [t for t in things if wanted in (None, t.name)]
+    for field, down in reversed(order_of(request, NAMED)):
+        found.sort(key=lambda thing: getattr(thing, field), reverse=down)  # used at once
     meta = _meta(request, len(found))
     return found[_slice(meta)], meta
 
@@ -89,6 +92,12 @@ def query(request: HttpRequest, name: str) -> str | None:
     return given[-1] if given else None
 
 
+def flag(request: HttpRequest, name: str, *, default: bool = False) -> bool:
+    """A yes or no of the query. Raises ApiError for anything else than true or false."""
+    given = many(request, name, ("true", "false", ""))
+    return given[-1] == "true" if given and given[-1] else default
+
+
 def many(request: HttpRequest, name: str, among: Iterable[str] = ()) -> list[str]:
     """All values of a repeated parameter. Raises ApiError for one that is not `among` those known (if any are)."""
     given, known = request.GET.getlist(name), list(among)
@@ -109,13 +118,19 @@ def _filtered(request: HttpRequest, rows: "QuerySet[Any]") -> "QuerySet[Any]":
 
 
 def _sorted(request: HttpRequest, rows: "QuerySet[Any]", sortable: dict[str, str]) -> "QuerySet[Any]":
-    order = []
+    order = [("-" if down else "") + sortable[field] for field, down in order_of(request, sortable)]
+    return rows.order_by(*order, "id")  # by id at last, so that no row is on two pages
+
+
+def order_of(request: HttpRequest, sortable: Iterable[str]) -> list[tuple[str, bool]]:
+    """The fields to sort by, and whether each goes down. Raises ApiError for one that is not among the sortable."""
+    known, order = list(sortable), []
     for given in many(request, "sort"):
         field, _, direction = given.partition(":")
-        if field not in sortable or direction not in ("", "asc", "desc"):
-            raise invalid("sort", f"must be one of {', '.join(sortable)}, with :asc or :desc")
-        order.append(("-" if direction == "desc" else "") + sortable[field])
-    return rows.order_by(*order, "id")  # by id at last, so that no row is on two pages
+        if field not in known or given.endswith(":") or direction not in ("", "asc", "desc"):
+            raise invalid("sort", f"must be one of {', '.join(known)}, with :asc or :desc, not '{given}'")
+        order.append((field, direction == "desc"))
+    return order
 
 
 def get(rows: "QuerySet[Any]", what: str, id: int) -> Any:
@@ -131,3 +146,21 @@ def by_id_or_name(rows: "QuerySet[Any]", wanted: int | str) -> Any:
     number = as_id(wanted)
     by_id = rows.filter(pk=number).first() if number else None
     return by_id or rows.filter(name=str(wanted)).first()
+
+
+def described(sortable: Iterable[str] = (), *texts: str, **choices: Iterable[str]) -> dict[str, Any]:
+    """What the query of a list may hold, for the API's own description: pages, order, texts, and repeated choices."""
+    orders = [f"{field}{way}" for field in sortable for way in ("", ":asc", ":desc")]
+    parameters = [
+        _parameter("page", {"type": "integer", "minimum": 1, "default": 1}),
+        _parameter("per_page", {"type": "integer", "minimum": 1, "default": DEFAULT_PER_PAGE}),
+        *(_parameter(name, {"type": "string"}) for name in texts),
+    ]
+    for name, among in {"sort": orders, **choices}.items():
+        if given := list(among):
+            parameters.append(_parameter(name, {"type": "array", "items": {"type": "string", "enum": given}}))
+    return {"parameters": parameters}
+
+
+def _parameter(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"in": "query", "name": name, "required": False, "schema": schema}

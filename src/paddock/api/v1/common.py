@@ -1,5 +1,6 @@
 """What several resources of /v1 show, and how bodies are read."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from paddock.api.errors import invalid
 from paddock.api.labels import check_labels
 
 _DATE_TIME = WithJsonSchema({"type": "string", "format": "date-time"})
@@ -60,6 +62,28 @@ Line = Annotated[str, AfterValidator(_one_line)]
 Labels = Annotated[dict[str, str], AfterValidator(check_labels), Field(max_length=100)]
 
 
+def _resource_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError("must be 1 to 64 of A-Z a-z 0-9 - _ . and begin and end with a letter or a digit")
+    return name
+
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+ResourceName = Annotated[str, AfterValidator(_resource_name)]
+DATACENTER = "local-dc1"
+Title = Annotated[Line, Field(min_length=1, max_length=200)]
+
+
+def check_place(location: int | str | None, datacenter: int | str | None = None) -> None:
+    """There is one place; older clients name its datacenter instead. Raises ApiError for any other, and for both."""
+    if location is not None and datacenter is not None:
+        raise invalid("location", "must not be given together with datacenter")
+    if location is not None and str(location) not in (Location().name, str(Location().id)):
+        raise invalid("location", f"there is no location '{location}'; there is {Location().name}")
+    if datacenter is not None and str(datacenter) not in (DATACENTER, "1"):
+        raise invalid("datacenter", f"there is no datacenter '{datacenter}'; there is {DATACENTER}")
+
+
 class Resource(Reply):
     """A resource that an action is about."""
 
@@ -98,13 +122,14 @@ class Datacenter(Reply):
     """The older name for a place in a location."""
 
     id: int = 1
-    name: str = "local-dc1"
+    name: str = DATACENTER
     description: str = "This machine"
     location: Location = Location()
     server_types: Supported
 
 
-def datacenter(server_types: list[int]) -> Datacenter:
-    """The one there is, which has all server types."""
-    ids = sorted(server_types)
-    return Datacenter(server_types=Supported(supported=ids, available=ids, available_for_migration=ids))
+class Deprecation(Reply):
+    """From when on a thing is no longer to be had."""
+
+    announced: Time
+    unavailable_after: Time

@@ -1,13 +1,17 @@
 """Images: what servers are made from."""
 
+from typing import Annotated, Any, Literal
+
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from ninja import Router
+from ninja import Router, Status
+from pydantic import Field
 
 from paddock.api.auth import correlation, project
-from paddock.api.errors import ApiError
-from paddock.api.paging import Meta, get, many, page
-from paddock.api.v1.common import Protection, Reply, Time
+from paddock.api.errors import ApiError, invalid
+from paddock.api.paging import Meta, as_id, described, flag, get, many, page
+from paddock.api.v1 import actions
+from paddock.api.v1.common import Body, Labels, Line, Protection, Reply, Time
 from paddock.cloud.flows import image as flow
 from paddock.cloud.models import Image
 from paddock.machine.spec import GIB
@@ -62,8 +66,22 @@ class ManyImages(Reply):
     meta: Meta
 
 
+class ChangeImage(Body):
+    """What may be changed of a project's image. A backup becomes a snapshot by its type; nothing else changes type."""
+
+    description: Annotated[Line, Field(min_length=1, max_length=200)] | None = None
+    type: Literal["snapshot"] | None = None
+    labels: Labels | None = None
+
+
+class ProtectImage(Body):
+    delete: bool | None = None
+
+
 TYPES = ("system", "app", "snapshot", "backup")
+ARCHITECTURES = ("x86", "arm")
 STATUS = {"absent": "available", "building": "creating", "ready": "available", "failed": "unavailable"}
+STATES = ("available", "creating", "unavailable")
 
 
 def shown(image: Image) -> ImageReply:
@@ -73,12 +91,15 @@ def shown(image: Image) -> ImageReply:
     return ImageReply(
         id=image.pk,
         type=image.type,
-        status=STATUS[image.state],
-        name=image.name,
+        status=_status(image),
+        name=image.name or None,
         description=image.description,
         image_size=size,
         disk_size=image.manifest.get("disk_size", 0) / GIB,
         created=image.created,
+        created_from=_created_from(image),
+        protection=Protection(delete=image.protect_delete),
+        deleted=image.deleted,
         os_flavor=image.os_flavor,
         os_version=image.os_version or None,
         labels=image.labels,
@@ -92,22 +113,61 @@ def shown(image: Image) -> ImageReply:
     )
 
 
+def _status(image: Image) -> str:
+    """An image of the catalogue can be used before it is built; one of a project waits for its content."""
+    if image.state == "absent" and image.project_id is not None:
+        return "creating"
+    return STATUS[image.state]
+
+
+def _created_from(image: Image) -> CreatedFrom | None:
+    if image.created_from_id is None:
+        return None
+    return CreatedFrom(id=image.created_from_id, name=image.created_from_name)
+
+
 def visible(request: HttpRequest) -> "QuerySet[Image]":
     """The project's own images, and those that all share."""
-    return Image.objects.filter(Q(project=project(request)) | Q(project=None), delete_requested=False)
+    own = Q(project=project(request)) | Q(project=None)
+    return Image.objects.filter(own, type__in=TYPES, delete_requested=False, deleted=None)
 
 
-@router.get("/images", response=ManyImages)
+def _of_status(states: list[str]) -> Q:
+    """The images that are shown in one of these states."""
+    wanted = Q(state__in=[ours for ours, theirs in STATUS.items() if theirs in states and ours != "absent"])
+    if "available" in states:
+        wanted |= Q(state="absent", project=None)
+    if "creating" in states:
+        wanted |= Q(state="absent", project__isnull=False)
+    return wanted
+
+
+QUERY = described(
+    SORTABLE,
+    "name",
+    "label_selector",
+    "include_deprecated",
+    "bound_to",
+    type=TYPES,
+    status=STATES,
+    architecture=ARCHITECTURES,
+)
+
+
+@router.get("/images", response=ManyImages, openapi_extra=QUERY)
 def list_images(request: HttpRequest) -> ManyImages:
     """All images that the project may use."""
     rows = visible(request)
+    flag(request, "include_deprecated")  # none of ours is
     if kinds := many(request, "type", TYPES):
         rows = rows.filter(type__in=kinds)
-    if states := many(request, "status", STATUS.values()):
-        rows = rows.filter(state__in=[ours for ours, theirs in STATUS.items() if theirs in states])
-    if (architectures := many(request, "architecture", ("x86", "arm"))) and "x86" not in architectures:
+    if states := many(request, "status", STATES):
+        rows = rows.filter(_of_status(states))
+    if (architectures := many(request, "architecture", ARCHITECTURES)) and "x86" not in architectures:
         rows = rows.none()
-    if many(request, "bound_to"):  # backups are bound to servers; there are none yet
+    if bound := many(request, "bound_to"):  # backups are bound to servers; there are none yet
+        if wrong := [given for given in bound if as_id(given) is None]:
+            raise invalid("bound_to", f"must be a server's id, not '{wrong[0]}'")
         rows = rows.none()
     found, meta = page(request, rows, SORTABLE)
     return ManyImages(images=[shown(i) for i in found], meta=meta)
@@ -119,11 +179,37 @@ def show_image(request: HttpRequest, id: int) -> OneImage:
     return OneImage(image=shown(get(visible(request), "image", id)))
 
 
+@router.put("/images/{int:id}", response=OneImage)
+def change_image(request: HttpRequest, id: int, body: ChangeImage) -> OneImage:
+    """Describe or relabel an image of the project."""
+    image = _own(request, id, "changed")
+    changes: dict[str, Any] = body.model_dump(exclude_unset=True)
+    if changes:
+        Image.objects.filter(pk=image.pk).update(**changes)
+    return show_image(request, id)
+
+
 @router.delete("/images/{int:id}", response={204: None})
 def delete_image(request: HttpRequest, id: int) -> HttpResponse:
-    """Delete an image of the project. Refused while servers stand on it."""
+    """Delete an image of the project. Servers that were made from it go on."""
+    flow.delete(_own(request, id, "deleted"), correlation(request))
+    return HttpResponse(status=204)
+
+
+actions.serve(router, "image", visible)
+
+
+@router.post("/images/{int:id}/actions/change_protection", response={201: actions.OneAction})
+def change_image_protection(request: HttpRequest, id: int, body: ProtectImage) -> Status[actions.OneAction]:
+    """Protect an image of the project against being deleted, or no longer."""
+    image = _own(request, id, "protected")
+    wanted = image.protect_delete if body.delete is None else body.delete
+    return Status(201, actions.asked(flow.protect(image, wanted, correlation(request))))
+
+
+def _own(request: HttpRequest, id: int, what: str) -> Image:
+    """An image of the project itself. Raises ApiError for one that all share."""
     image: Image = get(visible(request), "image", id)
     if image.project_id is None:
-        raise ApiError(423, "protected", f"image {image.name} belongs to the catalogue and can't be deleted")
-    flow.delete(image, correlation(request))
-    return HttpResponse(status=204)
+        raise ApiError(423, "protected", f"image {image.name} belongs to the catalogue and can't be {what}")
+    return image

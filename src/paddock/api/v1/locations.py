@@ -4,8 +4,9 @@ from django.http import HttpRequest
 from ninja import Router
 
 from paddock.api.errors import missing
-from paddock.api.paging import Meta, page_of
-from paddock.api.v1.common import Datacenter, Location, Reply, datacenter
+from paddock.api.paging import NAMED, Meta, described, page_of
+from paddock.api.v1.common import Datacenter, Location, Reply
+from paddock.api.v1.server_types import datacenter
 from paddock.cloud.models import ServerType
 
 router = Router(tags=["locations"])
@@ -30,7 +31,7 @@ class ManyDatacenters(Reply):
     meta: Meta
 
 
-@router.get("/locations", response=ManyLocations)
+@router.get("/locations", response=ManyLocations, openapi_extra=described(NAMED, "name"))
 def list_locations(request: HttpRequest) -> ManyLocations:
     """All locations."""
     found, meta = page_of(request, [Location()])
@@ -45,7 +46,7 @@ def show_location(request: HttpRequest, id: int) -> OneLocation:
     return OneLocation(location=Location())
 
 
-@router.get("/datacenters", response=ManyDatacenters)
+@router.get("/datacenters", response=ManyDatacenters, openapi_extra=described(NAMED, "name"))
 def list_datacenters(request: HttpRequest) -> ManyDatacenters:
     """All datacenters."""
     found, meta = page_of(request, [_datacenter()])
@@ -62,4 +63,4 @@ def show_datacenter(request: HttpRequest, id: int) -> OneDatacenter:
 
 
 def _datacenter() -> Datacenter:
-    return datacenter(list(ServerType.objects.values_list("id", flat=True)))
+    return datacenter(ServerType.objects.all())

@@ -1,6 +1,7 @@
-"""What may be asked of a new server: its fields, and those of other clouds that are taken only while they ask nothing.
+"""What may be asked of a new server, and of one that is there.
 
-Clients send fields such as `networks: []` and `volumes: null` for what their user did not ask for.
+Fields for what this cloud lacks are taken while they ask for nothing: clients send `networks: []` and `firewalls: null`
+for what their user did not ask for.
 """
 
 import re
@@ -9,11 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool
 
 from paddock.api.errors import unsupported
-from paddock.api.v1.common import Body, IdOrName, Labels
+from paddock.api.v1.common import Body, IdOrName, Labels, Line
 from paddock.machine.spec import MAX_USER_DATA
 
 _PART = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE | re.ASCII)
-MAX_KEYS = 100
+MAX_KEYS, MAX_VOLUMES = 100, 16
 
 
 def check_name(name: str) -> str:
@@ -58,9 +59,9 @@ class CreateServer(Body):
     user_data: UserData = ""
     labels: Labels = {}
     start_after_create: bool = True
-    automount: StrictBool = False  # of volumes, which there are none of
+    automount: StrictBool = False  # of its volumes
     networks: list[Any] = []
-    volumes: list[Any] = []
+    volumes: Annotated[list[int], Field(max_length=MAX_VOLUMES)] = []
     firewalls: list[Any] = []
     placement_group: int | None = None
     public_net: Annotated[dict[str, Any], BeforeValidator(_public_net)] = {}
@@ -71,10 +72,10 @@ class CreateServer(Body):
 
     def check_supported(self) -> None:
         """Raises ApiError naming the field that asks for what does not exist here."""
-        for field in ("networks", "volumes", "firewalls", "placement_group", "public_net"):
+        for field in ("networks", "firewalls", "public_net"):
             if getattr(self, field):
                 name = f"{field}.{next(iter(self.public_net))}" if field == "public_net" else field
-                raise unsupported(name, "this cloud has none of these; leave it out")
+                raise unsupported(name, "this cloud has none of these yet; leave it out")
 
 
 class ChangeServer(Body):
@@ -82,3 +83,57 @@ class ChangeServer(Body):
 
     name: Name | None = None
     labels: Labels | None = None
+
+
+class Rebuild(Body):
+    image: IdOrName
+    user_data: UserData | None = None  # left out: what it had
+
+
+class Rescue(Body):
+    type: Literal["linux64"] = "linux64"
+    ssh_keys: Annotated[list[IdOrName], Field(max_length=MAX_KEYS)] = []
+
+
+class ChangeType(Body):
+    server_type: IdOrName
+    upgrade_disk: bool
+    x_live: bool = False  # add CPUs and memory while it runs
+
+
+class CreateImage(Body):
+    type: Literal["snapshot", "backup"] = "snapshot"
+    description: Annotated[Line, Field(max_length=200)] = ""
+    labels: Labels = {}
+
+
+class AttachIso(Body):
+    iso: IdOrName
+
+
+class ProtectServer(Body):
+    delete: bool | None = None
+    rebuild: bool | None = None
+
+
+class JoinGroup(Body):
+    placement_group: int
+
+
+class DnsPtr(Body):
+    ip: str
+    dns_ptr: str | None = None
+
+
+class Network(Body):
+    network: int
+
+
+class AttachNetwork(Network):
+    ip: str | None = None
+    ip_range: str | None = None
+    alias_ips: list[str] = []
+
+
+class AliasIps(Network):
+    alias_ips: list[str]

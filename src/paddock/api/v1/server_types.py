@@ -1,10 +1,13 @@
 """Server types: the plans."""
 
+from collections.abc import Iterable
+
 from django.http import HttpRequest
 from ninja import Router
 
-from paddock.api.paging import Meta, get, page
-from paddock.api.v1.common import Location, Reply, Time
+from paddock.api.paging import Meta, described, get, page
+from paddock.api.v1.common import Datacenter, Deprecation, Location, Reply, Supported
+from paddock.base import clock
 from paddock.cloud.models import ServerType
 
 router = Router(tags=["server types"])
@@ -26,13 +29,6 @@ class Price(Reply):
     price_monthly: Amount
     included_traffic: int = 0
     price_per_tb_traffic: Amount = Amount(net="0.0000", gross="0.0000")
-
-
-class Deprecation(Reply):
-    """From when on it is no longer to be had."""
-
-    announced: Time
-    unavailable_after: Time
 
 
 class AtLocation(Reply):
@@ -76,12 +72,6 @@ class ManyServerTypes(Reply):
 def shown(plan: ServerType) -> ServerTypeReply:
     """A server type as it goes out."""
     here = Location()
-    hourly, monthly = f"{plan.price_hourly:.4f}", f"{plan.price_monthly:.4f}"
-    price = Price(
-        location=here.name,
-        price_hourly=Amount(net=hourly, gross=hourly),
-        price_monthly=Amount(net=monthly, gross=monthly),
-    )
     end = Deprecation(announced=plan.deprecated, unavailable_after=plan.deprecated) if plan.deprecated else None
     return ServerTypeReply(
         id=plan.pk,
@@ -91,13 +81,35 @@ def shown(plan: ServerType) -> ServerTypeReply:
         memory=plan.memory_mib / 1024,
         disk=plan.disk_gib,
         deprecated=end is not None,
-        prices=[price],
+        prices=[price(plan)],
         deprecation=end,
-        locations=[AtLocation(id=here.id, name=here.name, deprecation=end)],
+        locations=[AtLocation(id=here.id, name=here.name, deprecation=end, available=not is_over(plan))],
     )
 
 
-@router.get("/server_types", response=ManyServerTypes)
+def is_over(plan: ServerType) -> bool:
+    """Whether no new servers of it are made any more."""
+    return plan.deprecated is not None and plan.deprecated <= clock.now()
+
+
+def datacenter(plans: Iterable[ServerType]) -> Datacenter:
+    """The one there is, which has all server types; those that are over only for whoever has one."""
+    found = sorted(plans, key=lambda plan: plan.pk)
+    ids, now = [plan.pk for plan in found], [plan.pk for plan in found if not is_over(plan)]
+    return Datacenter(server_types=Supported(supported=ids, available=now, available_for_migration=now))
+
+
+def price(plan: ServerType) -> Price:
+    """What a server type costs."""
+    hourly, monthly = f"{plan.price_hourly:.4f}", f"{plan.price_monthly:.4f}"
+    return Price(
+        location=Location().name,
+        price_hourly=Amount(net=hourly, gross=hourly),
+        price_monthly=Amount(net=monthly, gross=monthly),
+    )
+
+
+@router.get("/server_types", response=ManyServerTypes, openapi_extra=described(SORTABLE, "name"))
 def list_server_types(request: HttpRequest) -> ManyServerTypes:
     """All server types."""
     found, meta = page(request, ServerType.objects.all(), SORTABLE)

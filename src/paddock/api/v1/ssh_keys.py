@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field
 
 from paddock.api.auth import project
 from paddock.api.errors import invalid, uniqueness
-from paddock.api.paging import Meta, as_id, get, page, query
-from paddock.api.v1.common import Body, Labels, Line, Reply, Time
+from paddock.api.paging import Meta, as_id, described, get, page, query
+from paddock.api.v1.common import Body, Labels, Reply, Time, Title
 from paddock.cloud.models import SSHKey
 
 router = Router(tags=["SSH keys"])
@@ -67,7 +67,6 @@ def fingerprint(public_key: str) -> str:
 
 
 PublicKey = Annotated[str, Field(max_length=16384), AfterValidator(check_public_key)]
-KeyName = Annotated[Line, Field(min_length=1, max_length=200)]
 
 
 class SSHKeyReply(Reply):
@@ -91,13 +90,13 @@ class ManySSHKeys(Reply):
 
 
 class CreateSSHKey(Body):
-    name: KeyName
+    name: Title
     public_key: PublicKey
     labels: Labels = {}
 
 
 class ChangeSSHKey(Body):
-    name: KeyName | None = None
+    name: Title | None = None
     labels: Labels | None = None
 
 
@@ -113,7 +112,10 @@ def shown(key: SSHKey) -> SSHKeyReply:
     )
 
 
-@router.get("/ssh_keys", response=ManySSHKeys)
+QUERY = described(SORTABLE, "name", "label_selector", "fingerprint")
+
+
+@router.get("/ssh_keys", response=ManySSHKeys, openapi_extra=QUERY)
 def list_ssh_keys(request: HttpRequest) -> ManySSHKeys:
     """The project's SSH keys."""
     rows = SSHKey.objects.filter(project=project(request))

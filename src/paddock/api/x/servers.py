@@ -5,7 +5,7 @@ from ninja import Router
 
 from paddock.api.paging import get
 from paddock.api.v1.common import Moment, Reply
-from paddock.api.v1.servers import visible
+from paddock.api.v1.server_reply import visible
 from paddock.base.errors import Conflict
 from paddock.cloud.models import Action, Event, Server
 from paddock.cloud.nodes import hypervisor
