@@ -44,6 +44,7 @@ class QemuHypervisor:
         self.accelerator = AcceleratorChoice(accelerator, layout.accelerator, self._images.kernels)
         self.machines = QemuMachines(layout, self._images, self.accelerator)
         self._snapshots = Snapshots(layout, self._live_of)
+        self.machines.before_removal = self._snapshots.forget
         self.disks = QemuDisks(layout, self._images, self._snapshots)
         self.volumes = QemuVolumes(self.machines)
         self.guest = QemuGuest(self.machines)

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -37,6 +37,7 @@ class QemuMachines:
         self._choice = choice
         self._runs = Runs(layout, images, choice)
         self.volume_store = self._runs.volumes
+        self.before_removal: Callable[[UUID], None] = lambda _: None  # others let go of its directory
 
     def capabilities(self) -> Capabilities:
         return Capabilities(driver="qemu")
@@ -93,6 +94,7 @@ class QemuMachines:
         slot = self._runs.slot(machine)
         with slot.lock:
             self._runs.off(slot, "removed")
+            self.before_removal(machine)
             if slot.directory.root.exists():
                 shutil.rmtree(slot.directory.root)
                 log.info("machine %s is removed", machine)

@@ -93,6 +93,17 @@ class Snapshots:
         if copy.directory.root.exists():
             give_up(copy, read_record(copy), self._live_of(machine))
 
+    def forget(self, machine: UUID) -> None:
+        """The machine is being removed, with all that is beside its disk."""
+        with self._lock:
+            works = {s: w for s, w in self._works.items() if w.machine == machine}
+            for snapshot in works:
+                del self._works[snapshot]
+        for work in works.values():
+            work.stop.set()
+        for work in works.values():
+            work.join(GIVE_UP_WAIT)
+
     def close(self) -> None:
         """Let go: what QEMU copies goes on, what qemu-img copies is begun again when somebody asks."""
         with self._lock:
