@@ -16,8 +16,8 @@ from paddock.api.admin import server_types as admin_server_types
 from paddock.api.admin import servers as admin_servers
 from paddock.api.auth import Bearer, Operator
 from paddock.api.errors import install, invalid, no_route, reply
-from paddock.api.v1 import actions, images, locations, server_types, servers, ssh_keys
 from paddock.api.v1.common import Reply
+from paddock.api.v1.routes import ROUTERS
 from paddock.api.x import images as x_images
 from paddock.api.x import limits as x_limits
 from paddock.api.x import servers as x_servers
@@ -53,8 +53,8 @@ api = NinjaAPI(
     parser=StrictParser(),
 )
 install(api)
-for part in (servers, actions, images, server_types, locations, ssh_keys):
-    api.add_router("/v1", part.router, auth=Bearer())
+for router in ROUTERS:
+    api.add_router("/v1", router, auth=Bearer())
 for part in (x_servers, x_images, x_tokens, x_limits):
     api.add_router("/x/v1", part.router, auth=Bearer())
 for part in (admin_nodes, admin_servers, admin_server_types, admin_images, admin_projects):
