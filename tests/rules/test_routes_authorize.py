@@ -9,16 +9,25 @@ from uuid import uuid4
 import pytest
 from django.db.models import Q
 
-from paddock.cloud.models import Image, Node, Project, Server, ServerType, SSHKey, Token
+from paddock.cloud.models import (
+    Action,
+    Image,
+    Node,
+    PlacementGroup,
+    Project,
+    Server,
+    ServerType,
+    SSHKey,
+    Token,
+    Volume,
+)
 from tests.agent.process import AgentProcess
 from tests.api.routes import Answer, Door, all_routes
 from tests.cloud.harness import Cloud
+from tests.rules import v1_routes
 
 PUBLIC = {"GET /x/v1/version"}
-SHARED = {  # the same for every project
-    "GET /v1/server_types", "GET /v1/server_types/{id}", "GET /v1/locations", "GET /v1/locations/{id}",
-    "GET /v1/datacenters", "GET /v1/datacenters/{id}", "GET /x/v1/limits",
-}  # fmt: skip
+SHARED = v1_routes.SHARED | {"GET /x/v1/limits"}  # the same for every project
 PLAN = {"name": "plan-{new}", "cores": 1, "memory_mib": 64, "disk_gib": 1}
 OPERATORS: dict[str, tuple[str, Any]] = {  # what an operator asks for, and with which body: it must succeed
     "GET /admin/v1/nodes": ("", None),
@@ -44,36 +53,14 @@ OPERATORS: dict[str, tuple[str, Any]] = {  # what an operator asks for, and with
     "POST /admin/v1/projects/{id}/tokens": ("spare_project", {"description": "of {new}"}),
     "DELETE /admin/v1/projects/{id}/tokens/{token_id}": ("project", None),
 }
-LISTS = {"GET /v1/servers": "server", "GET /v1/actions": "action", "GET /v1/images": "image",
-         "GET /v1/ssh_keys": "ssh_key", "GET /x/v1/tokens": "token"}  # fmt: skip
-CREATES = {  # the body names things of another project, which must be answered like names that never were
-    "POST /v1/servers": [
-        {"name": "mine", "server_type": "nano", "image": "{image}"},
-        {"name": "mine", "server_type": "nano", "image": "their-image"},
-        {"name": "mine", "server_type": "nano", "image": "tiny", "ssh_keys": ["{ssh_key}"]},
-        {"name": "mine", "server_type": "nano", "image": "tiny", "ssh_keys": ["their-key"]},
-    ],
-    "POST /v1/ssh_keys": [],
+LISTS = {**v1_routes.LISTS, "GET /x/v1/tokens": "token"}
+CREATES: dict[str, list[dict[str, Any]]] = {  # bodies that name things of others: answered like what never was
+    **v1_routes.CREATES,
     "POST /x/v1/images": [],
     "POST /x/v1/tokens": [],
 }
 OWNED: dict[str, tuple[str, Any]] = {
-    "GET /v1/servers/{id}": ("server", None),
-    "PUT /v1/servers/{id}": ("server", {"name": "mine"}),
-    "DELETE /v1/servers/{id}": ("server", None),
-    "GET /v1/servers/{id}/actions": ("server", None),
-    "GET /v1/servers/{id}/actions/{action_id}": ("server", None),
-    "POST /v1/servers/{id}/actions/poweron": ("server", None),
-    "POST /v1/servers/{id}/actions/poweroff": ("server", None),
-    "POST /v1/servers/{id}/actions/shutdown": ("server", None),
-    "POST /v1/servers/{id}/actions/reboot": ("server", None),
-    "POST /v1/servers/{id}/actions/reset": ("server", None),
-    "GET /v1/actions/{id}": ("action", None),
-    "GET /v1/images/{id}": ("image", None),
-    "DELETE /v1/images/{id}": ("image", None),
-    "GET /v1/ssh_keys/{id}": ("ssh_key", None),
-    "PUT /v1/ssh_keys/{id}": ("ssh_key", {"name": "mine"}),
-    "DELETE /v1/ssh_keys/{id}": ("ssh_key", None),
+    **v1_routes.OWNED,
     "GET /x/v1/tokens/{id}": ("token", None),
     "DELETE /x/v1/tokens/{id}": ("token", None),
     "GET /x/v1/servers/{id}/timeline": ("server", None),
@@ -105,8 +92,9 @@ class Theirs:
         chosen = id or _shared_id(route) or self.ids.get(kind) or _spare(kind) or self.ids["server"]
         if route in OPERATORS and isinstance(body, dict):
             body = {k: v.format(new=uuid4().hex[:8]) if isinstance(v, str) else v for k, v in body.items()}
-        ids = {"id": chosen, "action_id": self.ids["action"], "token_id": _spare("spare_token") or 0}
-        return self.door.knock(route, token, body, **ids, name="look")
+        action = self.ids.get(f"{kind}_action", self.ids["action"])
+        ids = {"id": chosen, "action_id": action, "token_id": _spare("spare_token") or 0, **v1_routes.LATER_IDS}
+        return self.door.knock(route + v1_routes.QUERIES.get(route, ""), token, body, **ids, name="look")
 
 
 def _shared_id(route: str) -> int | None:
@@ -132,6 +120,18 @@ def _spare(kind: str) -> int | None:
     return None
 
 
+def _more(project: Project, image: Image) -> dict[str, int]:
+    """More things of the project: a volume, a group, an ISO, and actions of volume and image."""
+    volume = Volume.objects.create(project=project, name="their-volume", size_gib=10, step="", next_at=None)
+    group = PlacementGroup.objects.create(project=project, name="their-group")
+    iso = Image.objects.create(project=project, name="their-iso", type="iso", step="rest", next_at=None, state="ready")
+    actions = {
+        f"{kind}_action": Action.objects.create(project=project, kind=kind, row_id=id, command="x", status="success").pk
+        for kind, id in (("image", image.pk), ("volume", volume.pk))
+    }
+    return {"volume": volume.pk, "placement_group": group.pk, "iso": iso.pk, **actions}
+
+
 @pytest.fixture(scope="module")
 def theirs(agent: AgentProcess, door: Door) -> Iterator[Theirs]:
     cloud = Cloud(agent)
@@ -144,11 +144,13 @@ def theirs(agent: AgentProcess, door: Door) -> Iterator[Theirs]:
     key = SSHKey.objects.create(project=project, name="their-key", public_key="ssh-ed25519 AAAA", fingerprint="00")
     action = door.knock(f"GET /v1/servers/{server.pk}/actions", owner := Token.issue(project, ""))
     ids = {"server": server.pk, "image": image.pk, "ssh_key": key.pk, "token": token.pk, "project": project.pk,
-           "action": int(re.findall(r'"id": ?(\d+)', action.text)[0])}  # fmt: skip
+           "action": int(re.findall(r'"id": ?(\d+)', action.text)[0]), **_more(project, image)}  # fmt: skip
     yield Theirs(ids, Token.issue(project, "", operator=True), owner, door)
     ServerType.objects.filter(Q(name__startswith="spare-") | Q(name__startswith="plan-")).delete()
     Image.objects.filter(name__startswith="spare-").delete()
     Project.objects.filter(name__startswith="spare-").delete()
+    Volume.objects.filter(project=project).delete()
+    PlacementGroup.objects.filter(project=project).delete()
     cloud.reset()
 
 
@@ -206,7 +208,10 @@ def test_what_others_own_can_not_be_named(route: str, body: dict[str, Any], thei
     def filled(value: Any, ids: dict[str, int], word: str) -> Any:
         if isinstance(value, list):
             return [filled(v, ids, word) for v in value]
-        return value.format(**ids).replace("their-", word)
+        if not isinstance(value, str):
+            return value
+        text = value.format(**ids).replace("their-", word)
+        return int(text.removeprefix("int:")) if text.startswith("int:") else text
 
     token = Token.issue(mine, "")
     real = theirs.door.knock(route, token, {k: filled(v, theirs.ids, "their-") for k, v in body.items()})
