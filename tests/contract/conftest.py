@@ -1,14 +1,15 @@
 """Every hypervisor, one after another, under the same tests."""
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from paddock.hypervisor.base import Hypervisor
-from paddock.machine.spec import Machine
+from paddock.machine.spec import MIB, Machine, Volume
 from tests.contract.harness import Harness
-from tests.contract.specs import make_machine, system_disk
+from tests.contract.specs import make_machine, make_volume, system_disk
 
 FAKES = ["fake", "fence-fake", "agent-fake"]
 KINDS = [
@@ -26,19 +27,27 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Harness]:
 
 
 class Made:
-    """Machines that a test made, to be removed after it."""
+    """Machines and volumes that a test made, to be removed after it."""
 
     def __init__(self, harness: Harness) -> None:
         self._harness = harness
         self.uuids: list[UUID] = []
+        self.volumes: list[UUID] = []
 
-    def new(self, port: int | None = None) -> Machine:
-        """A machine with its disk, defined in epoch 1."""
-        machine = make_machine(self._harness.image.sha256, port=port)
+    def new(self, port: int | None = None, **more: Any) -> Machine:
+        """A machine with its disk, defined in epoch 1. `more` are further fields of it."""
+        machine = make_machine(self._harness.image.sha256, port=port).model_copy(update=more)
         self.uuids.append(machine.uuid)
         self._harness.hypervisor.disks.ensure_disk(machine.uuid, machine.system_disk, 1)
         self._harness.hypervisor.machines.ensure(machine, 1)
         return machine
+
+    def volume(self, size: int = 8 * MIB) -> Volume:
+        """A volume without a file system, made in epoch 1."""
+        volume = make_volume(size)
+        self.volumes.append(volume.uuid)
+        self._harness.hypervisor.volumes.ensure_volume(volume, 1)
+        return volume
 
     def disk_only(self) -> UUID:
         uuid = uuid4()
@@ -63,3 +72,5 @@ def made(harness: Harness) -> Iterator[Made]:
     yield made
     for uuid in made.uuids:
         harness.hypervisor.machines.remove(uuid, 2**40)
+    for uuid in made.volumes:
+        harness.hypervisor.volumes.remove_volume(uuid, 2**40)

@@ -7,6 +7,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+from uuid import UUID
+
+import anyio
 
 from paddock.base import clock
 from paddock.hypervisor.base import Hypervisor
@@ -14,7 +17,8 @@ from paddock.hypervisor.fake import FakeHypervisor
 from paddock.hypervisor.fence import Fenced
 from paddock.hypervisor.remote import RemoteHypervisor
 from paddock.machine.image import ImageManifest
-from paddock.machine.state import Progress
+from paddock.machine.spec import Power
+from paddock.machine.state import Progress, Snapshot
 from tests.agent.process import AgentProcess
 from tests.contract.specs import make_image
 
@@ -64,6 +68,22 @@ class Harness:
         return until(
             lambda: self.hypervisor.disks.ensure_image(manifest, str(source)), lambda p: p.done or bool(p.error)
         )
+
+    def snapshot(self, machine: UUID, snapshot: UUID, target: Path, epoch: int = 1) -> Snapshot:
+        """Ask for a snapshot until it is done or failed."""
+        disks = self.hypervisor.disks
+        return until(lambda: disks.snapshot(machine, snapshot, str(target), epoch), lambda s: s.done or bool(s.error))
+
+    def reboot_from_inside(self, machine: UUID) -> None:
+        """The guest of a machine in the rescue system reboots: that of QEMU does when something is typed."""
+        if self.real:
+            anyio.run(self._type, machine)
+        else:
+            self.hypervisor.machines.power(machine, Power.REBOOT, 1)
+
+    async def _type(self, machine: UUID) -> None:
+        async with await self.hypervisor.streams.console(machine) as console:
+            await console.send(b"r")
 
     def close(self) -> None:
         try:

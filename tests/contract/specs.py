@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 from paddock.base.ids import mac_address
 from paddock.base.run import run
 from paddock.machine.image import ImageFile, ImageManifest, Role
-from paddock.machine.spec import MIB, Disk, Machine, Seed, UserNetwork
+from paddock.machine.spec import MIB, Attached, Disk, Machine, Seed, UserNetwork, Volume
 
 IMAGE_SIZE = 4 * MIB
 GREETING = b"contract guest\r\n"
@@ -29,6 +29,62 @@ def boot_sector() -> bytes:
     """The 512 bytes that a BIOS loads and jumps to."""
     code = _CODE.ljust(0x40, b"\x90") + GREETING + b"\0"
     return code.ljust(510, b"\0") + b"\x55\xaa"
+
+
+# The same as a Linux kernel's real-mode part, which QEMU's option ROM jumps to at offset 0x200, and which reboots when
+# something is typed. Header: linux/Documentation/arch/x86/boot.rst, protocol 2.03.
+RESCUE_GREETING = b"rescue guest\r\n"
+_SETUP, _ENTRY, _WORDS, _RESCUE_CODE_AT = 0x1F1, 0x200, 0x2C0, 0x280
+_RESCUE_CODE = bytes.fromhex(
+    "fa 8cc8 2d2000 8ed8 bec002"  # cli; mov ax,cs; sub ax,20; mov ds,ax; mov si,greeting
+    "ac 84c0 7405 e81000 ebf6"  # next: lodsb; test al,al; jz wait; call put; jmp next
+    "bafd03 ec a801 74f8"  # wait: mov dx,3fd; in al,dx; test al,1; jz wait
+    "baf90c b006 ee ebfe"  # mov dx,cf9; mov al,6; out dx,al; hang
+    "50 bafd03 ec a820 74fb 58 baf803 ee c3"  # put: as above
+)
+
+
+def rescue_kernel() -> bytes:
+    """A kernel that greets, and reboots when something is typed."""
+    kernel = bytearray(4096)
+    kernel[_SETUP] = 1  # sectors of setup after the first
+    kernel[0x1FE:0x200] = b"\x55\xaa"
+    kernel[_ENTRY : _ENTRY + 2] = bytes([0xEB, _RESCUE_CODE_AT - _ENTRY - 2])  # a jump over the header
+    kernel[0x202:0x208] = b"HdrS\x03\x02"
+    kernel[0x211] = 1  # loaded high
+    kernel[_RESCUE_CODE_AT : _RESCUE_CODE_AT + len(_RESCUE_CODE)] = _RESCUE_CODE
+    kernel[_WORDS : _WORDS + len(RESCUE_GREETING)] = RESCUE_GREETING
+    return bytes(kernel)
+
+
+def make_files(directory: Path, name: str, content: dict[Role, bytes]) -> ImageManifest:
+    """Make an image without a disk in `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    files = []
+    for role, data in content.items():
+        (directory / role).write_bytes(data)
+        files.append(ImageFile(role=role, sha256=hashlib.sha256(data).hexdigest(), size=len(data)))
+    direct = Role.KERNEL in content
+    return ImageManifest(name=name, disk_size=0, files=tuple(files), direct_boot=direct)
+
+
+def make_iso(directory: Path, name: str = "iso") -> ImageManifest:
+    """A CD image with nothing to boot from."""
+    return make_files(directory, name, {Role.ISO: name.encode().ljust(64 * 1024)})
+
+
+def make_rescue(directory: Path) -> ImageManifest:
+    """A rescue system."""
+    return make_files(directory, "rescue", {Role.KERNEL: rescue_kernel(), Role.INITRD: b"initrd".ljust(4096)})
+
+
+def make_volume(size: int = 8 * MIB, uuid: UUID | None = None) -> Volume:
+    return Volume(uuid=uuid or uuid4(), size=size)
+
+
+def attached(*volumes: Volume) -> tuple[Attached, ...]:
+    """How a machine has them."""
+    return tuple(Attached(volume=v.uuid, serial=str(n)) for n, v in enumerate(volumes, 101))
 
 
 def make_image(directory: Path, name: str = "contract", qcow2: bool = True) -> ImageManifest:

@@ -20,11 +20,11 @@ from paddock.hypervisor.fake import FakeHypervisor
 from paddock.hypervisor.faults import FaultOrder
 from paddock.hypervisor.fence import Fenced
 from paddock.machine.image import ImageManifest
-from paddock.machine.spec import Frozen, Power
+from paddock.machine.spec import MIB, Frozen, Power
 from paddock.machine.state import Phase
-from tests.contract.specs import IMAGE_SIZE, make_image, make_machine, system_disk
+from tests.contract.specs import IMAGE_SIZE, make_image, make_machine, make_volume, system_disk
 
-MACHINE = uuid4()
+MACHINE, VOLUME = uuid4(), uuid4()
 PORTS = st.integers(2200, 2203)
 
 
@@ -119,6 +119,91 @@ def _check(node: Node, final: Wish) -> None:
     machine = node.fake.fakes[MACHINE].saved.machine
     assert machine
     assert machine.network.ssh_port == final.port
+
+
+class VolumeWish(Frozen):
+    """How an owner wants the volume to be; 0 blocks are: gone. Those who own it later want more of it."""
+
+    epoch: int
+    blocks: int
+
+    def send(self, node: Fenced) -> None:
+        if self.blocks:
+            node.volumes.ensure_volume(make_volume(self.blocks * MIB, VOLUME), self.epoch)
+        else:
+            node.volumes.remove_volume(VOLUME, self.epoch)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 4), st.booleans(), st.randoms(use_true_random=False))
+def test_the_highest_epoch_decides_over_a_volume(earlier: int, stays: bool, rng: object) -> None:
+    assert isinstance(rng, random.Random)
+    late = [VolumeWish(epoch=n, blocks=n) for n in range(1, earlier + 1) for _ in range(rng.randrange(3))]
+    rng.shuffle(late)
+    final = VolumeWish(epoch=earlier + 1, blocks=earlier + 1 if stays else 0)
+    calls = [*late, final]
+    rng.shuffle(calls)
+    calls += [final] * rng.randrange(2)
+    with tempfile.TemporaryDirectory() as root:
+        fake, fence = Path(root, "fake"), Path(root, "fence")
+        node = Fenced(FakeHypervisor(fake), fence)
+        for wish in calls:
+            if rng.random() < 0.1:
+                node = Fenced(FakeHypervisor(fake), fence)
+            with suppress(*(() if wish is final else (PaddockError,))):
+                wish.send(node)
+        found = [(v.uuid, v.size, v.epoch) for v in node.volumes.volumes()]
+        assert found == ([(VOLUME, final.blocks * MIB, final.epoch)] if stays else [])
+
+
+def test_only_a_removal_by_the_newest_owner_removes_a_volume(node: Node) -> None:
+    node.fenced.volumes.ensure_volume(make_volume(MIB, VOLUME), 5)
+    removals = ((4, StaleEpoch), (0, StaleEpoch), (-1, Invalid))
+    for epoch, error in removals:
+        with pytest.raises(error):
+            node.fenced.volumes.remove_volume(VOLUME, epoch)
+    node.fenced.machines.remove(VOLUME, 2**40)  # a machine of that name is none of its business
+    assert [v.uuid for v in node.fenced.volumes.volumes()] == [VOLUME]
+
+
+def test_removal_of_a_volume_that_was_cut_off_can_only_be_finished(node: Node) -> None:
+    volume = make_volume(MIB, VOLUME)
+    node.fenced.volumes.ensure_volume(volume, 1)
+    node.fake.inject(FaultOrder.model_validate({"fail": [{"operation": "remove_volume"}]}))
+    with pytest.raises(Unavailable):
+        node.fenced.volumes.remove_volume(VOLUME, 1)
+    node.start()
+    with pytest.raises(StaleEpoch, match=r"volume .* was removed"):
+        node.fenced.volumes.ensure_volume(volume, 1)
+    node.fenced.volumes.remove_volume(VOLUME, 1)
+    assert node.fenced.volumes.volumes() == ()
+
+
+def test_slow_snapshot_does_not_hold_the_gate(node: Node, tmp_path: Path) -> None:
+    node.define(MACHINE)
+    node.fake.inject(FaultOrder(copy_seconds=1.0))
+    start, snapshot = clock.monotonic(), uuid4()
+    assert not node.fenced.disks.snapshot(MACHINE, snapshot, str(tmp_path / "target"), 1).done
+    node.fenced.machines.power(MACHINE, Power.ON, 1)
+    node.fenced.machines.remove(MACHINE, 2)
+    with pytest.raises(StaleEpoch):
+        node.fenced.disks.snapshot(MACHINE, snapshot, str(tmp_path / "target"), 2)
+    assert clock.monotonic() - start < 0.8
+    assert not (tmp_path / "target").exists()
+
+
+def test_old_tombstones_of_volumes_are_pruned(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    half, gone = uuid4(), uuid4()
+    node.fenced.volumes.ensure_volume(make_volume(MIB, half), 1)
+    node.fake.inject(FaultOrder.model_validate({"fail": [{"operation": "remove_volume"}]}))
+    for volume in (half, gone):
+        with suppress(Unavailable):
+            node.fenced.volumes.remove_volume(volume, 1)
+    shift = node.root / "shift"
+    shift.write_text(str(31 * 24 * 3600))
+    monkeypatch.setenv("PADDOCK_CLOCK_FILE", str(shift))
+    node.start()
+    assert {p.stem for p in (node.root / "fence" / "volumes").iterdir()} == {str(half)}
 
 
 def test_many_owners_at_once(node: Node) -> None:

@@ -117,6 +117,20 @@ def test_correlation_id_reaches_the_agents_log(agent: AgentProcess, remote: Remo
     assert "epoch=3: done" in line
 
 
+@pytest.mark.parametrize("target", ["relative", "", "/", "/dir/", "/a/../b", "/a\0b", "/" + "a" * 5000])
+def test_target_of_a_snapshot_is_an_absolute_path(remote: RemoteHypervisor, target: str) -> None:
+    with pytest.raises(Invalid) as caught:
+        remote.disks.snapshot(uuid4(), uuid4(), target, 1)
+    assert caught.value.field == "target"
+
+
+def test_password_hash_is_in_no_error(remote: RemoteHypervisor) -> None:
+    with pytest.raises(Invalid) as caught:
+        remote.guest.set_password(uuid4(), "root", "secret:hash")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
 def test_stranger_on_the_socket(tmp_path: Path) -> None:
     path = tmp_path / "s.sock"
     with socket.socket(socket.AF_UNIX) as server:
