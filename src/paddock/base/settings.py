@@ -66,6 +66,13 @@ class PlacementSettings(_Section):
     strategy: Literal["round-robin", "free-room"] = "round-robin"
 
 
+class ImagesSettings(_Section):
+    """`[images]`: what projects may import."""
+
+    allow_private_addresses: bool = False  # by URL also from addresses that are not of the open internet
+    max_gib: Annotated[int, Field(ge=1)] = 64  # of one, unpacked
+
+
 class NodeSettings(_Section):
     """`[[node]]`: a node on this host. Capacity left out is what the host has."""
 
@@ -96,6 +103,7 @@ class Settings(_Section):
     api: ApiSettings = ApiSettings()
     database: DatabaseSettings = DatabaseSettings()
     placement: PlacementSettings = PlacementSettings()
+    images: ImagesSettings = ImagesSettings()
     node: tuple[NodeSettings, ...] = (NodeSettings(name="n1"),)
     workers: Annotated[int, Field(ge=1, le=64)] = 1
 
