@@ -70,6 +70,7 @@ def judge(node: Room, demand: Demand, ports_used: int) -> Verdict:
         reasons.append(f"has no SSH port left in {node.first_ssh_port}–{last}")
     reasons += _company(node.name, demand)
     spread = len(reasons) == 1 and node.name in demand.apart
+    never = never or bool(demand.only and demand.only != node.name)
     return Verdict(node.name, tuple(reasons), not never, node.state != "up", spread)
 
 

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Case, Count, Exists, F, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.functions import Greatest, Least
 
-from paddock.base.errors import Conflict, Invalid, NoRoom, PlacementFailed
+from paddock.base.errors import Conflict, Invalid, NoRoom, PaddockError, PlacementFailed
 from paddock.cloud import placement
 from paddock.cloud.models import Node, Server, ServerType, Volume
 
@@ -41,31 +41,33 @@ def verdicts(server: Server, volumes: Iterable[Volume] = ()) -> tuple[list[str],
 
 
 def refuse_hopeless(server: Server, volumes: Iterable[Volume] = ()) -> None:
-    """Raises NoRoom or PlacementFailed when no node could hold the server, and none that is only down."""
+    """Raises NoRoom or PlacementFailed when no node can hold a server that was asked for. Nodes that are only down may
+    come back, unless one that is up says no: then that is said at once."""
     fitting, said = verdicts(server, volumes)
-    if fitting:
-        return
-    why = placement.explain(said)
+    if not fitting and not (only_down(said) and not any(v.ever and not v.down for v in said)):
+        raise _refusal(said)
+
+
+def waited_for(server: Server) -> str:
+    """The names of the nodes that would fit if they were up. Raises NoRoom or PlacementFailed when there is none."""
+    said = verdicts(server, volumes_of(server))[1]
+    if names := only_down(said):
+        return names
+    raise _refusal(said)
+
+
+def _refusal(said: list[placement.Verdict]) -> PaddockError:
+    why = placement.explain(said) or "others were faster; try again"
     if any(v.spread for v in said):
-        raise PlacementFailed(f"no node keeps the placement group's servers apart: {why}", field="placement_group")
-    if all(not v.ever for v in said):
-        raise NoRoom(f"no node can hold this server: {why}", hint="choose a smaller server type")
-    if any(v.ever and not v.down for v in said):
-        raise NoRoom(f"no node has room: {why}", hint="delete a server, or choose a smaller type")
+        return PlacementFailed(f"no node keeps the placement group's servers apart: {why}", field="placement_group")
+    if all(not v.ever for v in said if v.reasons):
+        return NoRoom(f"no node can hold this server: {why}", hint="choose a smaller server type")
+    return NoRoom(f"no node has room: {why}", hint="delete a server, or choose a smaller type")
 
 
-def explain(server: Server) -> str:
-    """Why no node fits, node by node."""
-    return placement.explain(_verdicts_of_row(server)) or "others were faster; try again"
-
-
-def only_down(server: Server) -> str:
+def only_down(said: Iterable[placement.Verdict]) -> str:
     """The names of the nodes that would fit if they were up; empty when there is none."""
-    return ", ".join(v.node for v in _verdicts_of_row(server) if v.down and len(v.reasons) == 1)
-
-
-def _verdicts_of_row(server: Server) -> list[placement.Verdict]:
-    return verdicts(server, _volumes_of(server))[1]
+    return ", ".join(v.node for v in said if v.down and len(v.reasons) == 1)
 
 
 def _nodes(server: Server) -> list[Any]:
@@ -98,7 +100,7 @@ def _others_of_group(server: Server) -> "QuerySet[Server]":
     return placed.exclude(pk=server.pk)
 
 
-def _volumes_of(server: Server) -> Iterable[Volume]:
+def volumes_of(server: Server) -> Iterable[Volume]:
     """Its volumes; a server that no volume was ever given has revision 0, and costs no query."""
     return server.volumes.select_related("node") if server.revision else ()
 
@@ -117,7 +119,7 @@ def _where(volumes: Iterable[Volume]) -> str:
 
 def claim(server: Server) -> bool:
     """Claim a place on the best node that still has room, and write it down in the same transaction."""
-    only = _where(_volumes_of(server))
+    only = _where(volumes_of(server))
     for _ in range(PLACEMENT_TRIES):
         nodes = _nodes(server)
         fitting, _verdicts = _choose(nodes, server, only)

@@ -49,8 +49,9 @@ class Flow(Generic[R]):
 
     @classmethod
     def steps(cls) -> dict[str, StepInfo]:
-        """What is known of each step, in the order of the file."""
-        return {name: method.info for name, method in vars(cls).items() if hasattr(method, "info")}
+        """What is known of each step, in the order of its file, and those of the classes that it stands on after."""
+        names = dict.fromkeys(name for base in cls.__mro__ for name in vars(base))
+        return {name: getattr(cls, name).info for name in names if hasattr(getattr(cls, name), "info")}
 
     def step(self, row: R) -> Callable[[R], Next[R]]:
         """The method of the row's step."""

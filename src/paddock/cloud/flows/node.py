@@ -6,6 +6,7 @@ as its row says is woken, and looks for itself.
 
 import logging
 import threading
+from typing import Any
 
 from django.db import Error, IntegrityError, close_old_connections, connection
 from django.db.models.functions import Now
@@ -74,8 +75,7 @@ def look(node: Node, cursor: int, timeout: float) -> int:
     if cursor and change.cursor != cursor:
         clock.sleep(GATHER)
         change = host.machines.changes(change.cursor, 0)
-    node_facts = host.machines.facts()
-    Node.objects.filter(pk=node.pk).update(state="up", last_seen=Now(), facts=node_facts.model_dump(mode="json"))
+    Node.objects.filter(pk=node.pk).update(state="up", last_seen=Now(), facts=_told(host, host.machines.facts()))
     compare(node, {m.uuid.hex: m for m in change.machines})
     return change.cursor
 
@@ -83,9 +83,15 @@ def look(node: Node, cursor: int, timeout: float) -> int:
 def _up(node: Node, host: Hypervisor) -> None:
     facts = host.machines.facts()
     Node.objects.filter(pk=node.pk).update(
-        state="up", problem=_resize(node, facts), last_seen=Now(), facts=facts.model_dump(mode="json")
+        state="up", problem=_resize(node, facts), last_seen=Now(), facts=_told(host, facts)
     )
     log.info("node %s is up: %s, %s", node.name, facts.hypervisor, facts.accelerator)
+
+
+def _told(host: Hypervisor, facts: HostFacts) -> dict[str, Any]:
+    """What is kept of a node's word: its facts, and what placement has to know of its driver."""
+    can = host.machines.capabilities()
+    return {**facts.model_dump(mode="json"), "isolated": can.isolated, "hot_add": can.hot_add}
 
 
 def _resize(node: Node, facts: HostFacts) -> str:

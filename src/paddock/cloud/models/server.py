@@ -12,7 +12,7 @@ from paddock.cloud.models.node import Node
 from paddock.cloud.models.placement_group import PlacementGroup
 from paddock.cloud.models.project import Project
 from paddock.cloud.models.server_type import ServerType
-from paddock.machine.spec import GIB, Disk, Machine, Rescue, Seed, UserNetwork
+from paddock.machine.spec import GIB, Attached, Disk, Machine, Rescue, Seed, UserNetwork
 
 
 class Status(models.TextChoices):
@@ -61,8 +61,8 @@ class Server(Living):
     rescue_keys = models.JSONField(default=list)
     rescue_password_hash = models.CharField(max_length=200, default="")
     rescue_sha256 = models.CharField(max_length=64, default="")  # the rescue system's image, once it is on the node
-    in_rescue = models.BooleanField(default=False)  # what runs now is the rescue system
-    revision = models.BigIntegerField(default=0)  # grows with every change of what its machine shall be
+    in_rescue = models.BooleanField(default=False)  # what runs now, or is just being started, is the rescue system
+    revision = models.BigIntegerField(default=0)  # grows with every change of what its machine shall be; 0: no volumes
     told = models.BigIntegerField(default=0)  # the revision that its node was last told
     protect_delete = models.BooleanField(default=False)
     protect_rebuild = models.BooleanField(default=False)
@@ -109,11 +109,15 @@ class Server(Living):
         return Disk(size=self.disk_gib * GIB, image=self.image_sha256, generation=self.generation)
 
     def rescue(self) -> Rescue | None:
-        """The rescue system, if what runs, or what is started next, is that."""
-        if not self.rescue_sha256 or not (self.in_rescue or self.rescue_until):
+        """The rescue system, if what runs, or is just being started, is that."""
+        if not self.in_rescue:
             return None
         keys = tuple(self.rescue_keys)
         return Rescue(image=self.rescue_sha256, ssh_keys=keys, password_hash=self.rescue_password_hash)
+
+    def attached(self) -> tuple[Attached, ...]:
+        """The volumes that its machine shall have."""
+        return tuple(v.attached() for v in self.volumes.filter(detaching=False, made_gib__gt=0).order_by("pk"))
 
     def machine(self) -> Machine:
         """The whole of it, as a node is told."""
@@ -138,7 +142,7 @@ class Server(Living):
                 user_data=self.user_data,
                 password_hash=self.password_hash,
             ),
-            volumes=tuple(v.attached() for v in self.volumes.filter(detaching=False, made_gib__gt=0).order_by("pk")),
+            volumes=self.attached() if self.revision else (),
             iso=self.iso.sha256 if self.iso else None,
             rescue=self.rescue(),
         )
