@@ -65,7 +65,7 @@ def create_server(request: HttpRequest, body: CreateServer) -> Status[CreatedSer
     check_place(body.location, body.datacenter)
     server, password = _new(request, body)
     volumes = volumes_of(request, body.volumes)
-    action = flow.create(server, correlation(request))
+    action = flow.create(server, correlation(request), volumes=volumes, automount=body.automount)
     created = CreatedServer(
         server=shown(visible(request).get(pk=server.pk)),
         action=actions.shown(action),
