@@ -1,23 +1,33 @@
-"""An image's life: built or taken in once per cloud, used by many nodes, deleted when nobody stands on it."""
+"""An image's life: built, fetched or taken in once per cloud, used by many nodes.
+
+A deleted one is hidden at once; its content goes when the last server that stands on it has left.
+"""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from paddock.base import clock
-from paddock.base.errors import Conflict, InUse, PaddockError, Refused
+from paddock.base.errors import Conflict, InUse, NotFound, PaddockError, Protected, Refused
+from paddock.cloud.flows import actions
 from paddock.cloud.flows.engine import Flow, from_now, register, wake
 from paddock.cloud.flows.steps import Again, Done, Gone, Next, Then, step
 from paddock.cloud.models import Action, Image, ImageCopy, Server
 from paddock.cloud.nodes import hypervisor
-from paddock.images import build
-from paddock.images.importer import import_disk
+from paddock.images import address, build, fetch
+from paddock.images.importer import import_disk, import_iso
 from paddock.images.store import ImageStore
+from paddock.machine.spec import GIB
 
 BUILD_SECONDS = 3600.0
+FETCH_SECONDS = 24 * 3600.0
+FOREVER = 10 * 365 * 86400.0  # a removal is tried until it is done: nobody sees the image any more
+AGAIN_SECONDS = 30.0  # between two tries of it
+DEATH = ("stop", "destroy", "forget")
 
 
 def want(image: Image) -> None:
@@ -64,23 +74,43 @@ class ImageFlow(Flow[Image]):
         self._adopt(image, status.sha256)
         return Then(self.rest, finishes=True)
 
+    @step(seconds=60, by_hand=False)
+    def fetch(self, image: Image) -> Next[Image]:
+        """Start fetching it from its URL, in a process that outlives the worker."""
+        fetch.start(fetch_job(image), _fetch_request(image))
+        return Then(self.await_fetched)
+
+    @step(seconds=FETCH_SECONDS, by_hand=False)
+    def await_fetched(self, image: Image) -> Next[Image]:
+        """Wait until its file is here, whole and unpacked. A fetcher that is gone is started again."""
+        status = fetch.status(fetch_job(image))
+        if status.state == "absent":
+            return Then(self.fetch)
+        if status.state == "failed":
+            raise Refused(f"image {image.name} could not be fetched: {status.error}")
+        if status.state == "building":
+            image.set(percent=status.percent, doing=status.doing)
+            _running(image).update(progress=min(status.percent, 99))
+            return Again(0.5, status.doing)
+        return Then(self.take_in)
+
     @step(seconds=BUILD_SECONDS, by_hand=False)
     def take_in(self, image: Image) -> Next[Image]:
-        """Check what was uploaded, and make an image of it."""
-        upload = settings.STATE.uploads / f"image-{image.pk}"
-        manifest = import_disk(
-            upload,
-            ImageStore(settings.STATE.images),
-            image.name,
-            sha256=image.expected_sha256,
-            description=image.description,
-            os_flavor=image.os_flavor,
-            os_version=image.os_version,
-            default_user=image.default_user,
-            cloud_init=image.cloud_init,
-        )
+        """Check the file that came, and make an image of it."""
+        upload, store = upload_of(image), ImageStore(settings.STATE.images)
+        name = manifest_name(image)
+        if image.type == "iso":
+            manifest = import_iso(upload, store, name, sha256=_promised(image), **_about(image))
+        else:
+            kernel_of = store.get(image.kernel_of) if image.kernel_of else None
+            manifest = import_disk(upload, store, name, sha256=_promised(image), kernel_of=kernel_of, **_about(image))
         self._adopt(image, manifest.sha256)
-        upload.unlink(missing_ok=True)
+        return Then(self.tidy)
+
+    @step(by_hand=False)
+    def tidy(self, image: Image) -> Next[Image]:
+        """Remove the files that it was made of."""
+        _remove_files(image)
         return Then(self.rest, finishes=True)
 
     def _adopt(self, image: Image, sha256: str) -> None:
@@ -109,36 +139,158 @@ class ImageFlow(Flow[Image]):
 
     def divert(self, image: Image) -> "Callable[[Image], Next[Image]] | None":
         """Delete comes first."""
-        if not image.delete_requested or image.step in ("destroy", "forget"):
+        if not image.delete_requested or image.step in DEATH:
             return None
-        return self.destroy
+        return self.stop
 
-    @step(by_hand=False, destroys=True)
+    @step(seconds=FOREVER, by_hand=False)
+    def stop(self, image: Image) -> Next[Image]:
+        """End whatever makes it, and tell the servers that wait for it."""
+        if image.state != "ready":
+            image.set(state="failed", problem=image.problem or "it was deleted", doing="")
+        if waits_for := _end_snapshot(image):
+            return Again(0.3, waits_for)
+        if not fetch.cancel(fetch_job(image)):
+            return Again(0.2, "its download to end")
+        return Then(self.destroy)
+
+    @step(seconds=FOREVER, by_hand=False, destroys=True)
     def destroy(self, image: Image) -> Next[Image]:
-        """Remove every copy."""
+        """Remove every copy, once no server stands on it. Who leaves it last wakes it."""
+        if Server.objects.filter(Q(image=image) | Q(iso=image)).exists():
+            return Done()
         if other := Image.objects.filter(sha256=image.sha256).exclude(sha256="").exclude(pk=image.pk).first():
             ImageCopy.objects.filter(image=image).update(image=other)  # the same content, of another project
         for copy in ImageCopy.objects.filter(image=image).select_related("node"):
-            hypervisor(copy.node).disks.remove_image(copy.sha256)
+            try:
+                hypervisor(copy.node).disks.remove_image(copy.sha256)
+            except PaddockError as e:  # say a server's disk that is about to be replaced, or a node that is down
+                return Again(AGAIN_SECONDS, f"node {copy.node.name} to remove it: {e.message}")
             copy.delete()
         return Then(self.forget)
 
-    @step(by_hand=False)
+    @step(seconds=FOREVER, by_hand=False)
     def forget(self, image: Image) -> Next[Image]:
         """Delete it from the store, and the row."""
-        (settings.STATE.uploads / f"image-{image.pk}").unlink(missing_ok=True)
-        if image.sha256 and not Image.objects.filter(sha256=image.sha256).exclude(pk=image.pk).exists():
-            ImageStore(settings.STATE.images).remove(image.sha256)
+        _remove_files(image)
+        _remove_content(image)
         with transaction.atomic():
-            _running(image).update(status="success", progress=100, finished=Now())
             Image.objects.filter(pk=image.pk, epoch=image.epoch).delete()
+            why = {"error_code": "image_deleted", "error_message": "the image was deleted before this was done"}
+            _running(image).update(status="error", progress=100, finished=Now(), **why)
         return Gone()
 
     def failed(self, image: Image, error: PaddockError) -> Next[Image]:
         """Say why; asking for it again tries again."""
-        state = "ready" if image.sha256 else "failed"  # only its removal failed
-        image.set(state=state, problem=error.message, doing="", delete_requested=False)
+        image.set(state="ready" if image.sha256 else "failed", problem=error.message, doing="")
+        if image.step in ("fetch", "await_fetched", "take_in") and (image.url or image.uuid):
+            return Then(self.drop)
         return Then(self.rest)
+
+    @step(by_hand=False)
+    def drop(self, image: Image) -> Next[Image]:
+        """Remove what there is of one that came to nothing. An upload stays, to be checked again or sent anew."""
+        if not fetch.cancel(fetch_job(image)):
+            return Again(0.2, "its download to end")
+        _remove_files(image)
+        return Then(self.rest)
+
+
+# What the steps work on
+
+
+def upload_of(image: Image) -> Path:
+    """The file that it is made of, as it was uploaded, fetched or copied."""
+    return settings.STATE.uploads / f"image-{image.pk}"
+
+
+def fetch_job(image: Image) -> Path:
+    """The directory of its download."""
+    return settings.STATE.uploads / f"fetch-{image.pk}"
+
+
+def manifest_name(image: Image) -> str:
+    """Its name in the store. Snapshots have none of their own."""
+    return image.name or f"{image.type}-{image.pk}"
+
+
+def _fetch_request(image: Image) -> fetch.Request:
+    allowed = settings.PADDOCK.images
+    asked = _running(image).filter(pk=image.action_id or 0).first()
+    return fetch.Request(
+        url=image.url,
+        target=upload_of(image),
+        sha256=image.expected_sha256,
+        anywhere=allowed.allow_private_addresses or bool(asked and asked.arguments.get("anywhere")),
+        max_size=allowed.max_gib * GIB,
+    )
+
+
+def _promised(image: Image) -> str:
+    """The sha256 that the file must have; a fetched one was looked at before it was unpacked."""
+    return "" if image.url else image.expected_sha256
+
+
+def _about(image: Image) -> dict[str, Any]:
+    """What its manifest says of it besides its files."""
+    about: dict[str, Any] = {
+        "description": image.description,
+        "os_flavor": image.os_flavor,
+        "os_version": image.os_version,
+    }
+    if image.type == "iso":
+        return about
+    server = _its_server(image)
+    has_agent = bool(server and server.image.manifest.get("guest_agent"))
+    return about | {"default_user": image.default_user, "cloud_init": image.cloud_init, "guest_agent": has_agent}
+
+
+def _its_server(image: Image) -> Server | None:
+    """The server that a snapshot is of, if that is still there."""
+    if image.uuid is None or image.created_from_id is None:
+        return None
+    return Server.objects.filter(pk=image.created_from_id).select_related("node", "image").first()
+
+
+def _end_snapshot(image: Image) -> str:
+    """Have its server give up the copy that is being taken. Returns what that waits for; empty: there is none."""
+    server = _its_server(image)
+    if server is None or image.uuid is None or image.sha256:
+        return ""
+    if actions.running("server", server.pk).filter(command="create_image", arguments__image=image.pk).exists():
+        wake(server, "server")
+        return f"server {server.name} to end its snapshot"
+    if server.node is not None:
+        try:
+            hypervisor(server.node).disks.drop_snapshot(server.uuid, image.uuid, server.epoch)
+        except NotFound:
+            return ""
+        except PaddockError as e:  # a newer worker has the server, or its node is down
+            return f"node {server.node.name} to drop its copy: {e.message}"
+    return ""
+
+
+def _remove_files(image: Image) -> None:
+    """Remove what it was made of. Its download must have ended."""
+    fetch.cancel(fetch_job(image))
+    upload_of(image).unlink(missing_ok=True)
+
+
+def _remove_content(image: Image) -> None:
+    """Remove it from the store, unless another row has the same content."""
+    store = ImageStore(settings.STATE.images)
+    others = Image.objects.exclude(pk=image.pk)
+    for sha256 in [image.sha256] if image.sha256 else _strays(image, store):
+        if not others.filter(sha256=sha256).exists():
+            store.remove(sha256)
+
+
+def _strays(image: Image, store: ImageStore) -> list[str]:
+    """What a worker that died may have put into the store before it could write that down."""
+    name = manifest_name(image)
+    if Image.objects.filter(name=name, state="building").exclude(pk=image.pk).exists():
+        return []  # another project's of that name is just being made
+    return [m.sha256 for m in store.list() if m.name == name]
 
 
 # What is asked from outside
@@ -154,7 +306,9 @@ def ask_build(image: Image, correlation_id: str, project_id: int) -> Action:
         Image.objects.select_for_update().get(pk=image.pk)
         if asked := _running(image).filter(project_id=project_id).first():
             return asked
-        action = _action(image, "build_image", correlation_id, project_id)
+        action = actions.begin(ImageFlow.kind, image, "build_image", correlation_id)
+        Action.objects.filter(pk=action.pk).update(project_id=project_id)  # its own has none
+        action.project_id = project_id
         want(image)
         Image.objects.filter(pk=image.pk, action_id=None).update(action_id=action.pk)
     return action
@@ -162,37 +316,67 @@ def ask_build(image: Image, correlation_id: str, project_id: int) -> Action:
 
 def ask_take_in(image: Image, correlation_id: str) -> Action:
     """Have an uploaded file checked and made an image of."""
+    return _begin(image, "take_in", "checking what was uploaded", correlation_id)
+
+
+def ask_fetch(image: Image, correlation_id: str, *, anywhere: bool = False) -> Action:
+    """Have an image fetched from `image.url`, and checked by `image.expected_sha256` if it has one. `anywhere`: an
+    operator asks, also for addresses that are not of the open internet. Raises Invalid (field `url`), Conflict when it
+    is there or on its way."""
+    address.checked(image.url)
+    return _begin(image, "fetch", "waiting for a worker", correlation_id, {"anywhere": anywhere})
+
+
+def _begin(
+    image: Image, first: str, doing: str, correlation_id: str, arguments: dict[str, object] | None = None
+) -> Action:
     with transaction.atomic():
-        action = _action(image, "create_image", correlation_id, image.project_id)
+        locked = Image.objects.select_for_update().get(pk=image.pk)
+        if locked.state not in ("absent", "failed") or locked.delete_requested:
+            raise Conflict(f"image {image.name or image.pk} is {locked.state} already")
+        action = actions.begin(ImageFlow.kind, image, "create_image", correlation_id, arguments)
         Image.objects.filter(pk=image.pk).update(
-            state="building", doing="checking what was uploaded", step="take_in", step_since=Now(), action_id=action.pk
+            state="building",
+            percent=0,
+            doing=doing,
+            problem="",
+            step=first,
+            step_since=Now(),
+            deadline=from_now(ImageFlow.steps()[first].seconds),
+            action_id=action.pk,
         )
         wake(image, ImageFlow.kind)
     return action
 
 
-def delete(image: Image, correlation_id: str) -> None:
-    """Delete an image. Raises Conflict while servers stand on it."""
+def protect(image: Image, delete: bool, correlation_id: str) -> Action:
+    """Protect an image against deletion, or no longer."""
     with transaction.atomic():
-        Image.objects.select_for_update().get(pk=image.pk)
-        users = Server.objects.filter(image=image).count()
+        Image.objects.filter(pk=image.pk).update(protect_delete=delete)
+        return actions.finished(ImageFlow.kind, image, "change_protection", correlation_id)
+
+
+def delete(image: Image, correlation_id: str) -> None:
+    """Delete an image, or end its making: it is hidden at once, and its content goes when no server stands on it.
+
+    Raises Protected, and InUse for one of the catalogue on which servers stand. Asking again changes nothing."""
+    with transaction.atomic():
+        locked = Image.objects.select_for_update(of=("self",)).get(pk=image.pk)
+        if locked.deleted is not None:
+            return
+        if locked.protect_delete:
+            raise Protected(f"image {_called(locked)} is protected against deletion", hint="take the protection away")
+        users = Server.objects.filter(Q(image=locked) | Q(iso=locked)).count() if locked.project_id is None else 0
         if users:
-            raise InUse(f"image {image.name} is used by {users} servers", hint="delete them first")
-        Image.objects.filter(pk=image.pk).update(delete_requested=True)
-        _action(image, "delete_image", correlation_id, image.project_id)
+            raise InUse(f"image {_called(locked)} is used by {users} servers", hint="delete them first")
+        Image.objects.filter(pk=image.pk).update(delete_requested=True, deleted=Now())
+        actions.finished(ImageFlow.kind, image, "delete_image", correlation_id)
         wake(image, ImageFlow.kind, urgent=True)
 
 
+def _called(image: Image) -> str:
+    return image.name or f"{image.pk} ({image.description})"
+
+
 def _running(image: Image) -> "QuerySet[Action]":
-    return Action.objects.filter(kind=ImageFlow.kind, row_id=image.pk, status="running")
-
-
-def _action(image: Image, command: str, correlation_id: str, project_id: int | None) -> Action:
-    return Action.objects.create(
-        project_id=project_id,
-        command=command,
-        kind="image",
-        row_id=image.pk,
-        correlation_id=correlation_id,
-        started=clock.now(),
-    )
+    return actions.running(ImageFlow.kind, image.pk)
