@@ -70,6 +70,7 @@ class Snapshots:
                 if any(w.machine == machine and w.is_alive() for w in self._works.values()):
                     return Snapshot(done=False)  # one after another
                 if known is None:
+                    _tidy(copy.directory)
                     copies.check_room(copy.directory, copies.needed(self._layout, copy.directory))
                 work = _Work(self._layout, machine, copy, target, lambda: self._live_of(machine), self.freezer)
                 self._works[snapshot] = work
@@ -254,6 +255,15 @@ def give_up(copy: Copy, known: Record | None, live: Live | None) -> None:
     if known:
         target = Path(known.target)
         target.with_name(f".{target.name}.new").unlink(missing_ok=True)
+
+
+def _tidy(directory: MachineDir) -> None:
+    """Records of snapshots that were made and taken from their targets long since are of no use to anybody."""
+    for path in directory.root.glob("snapshot-*.json"):
+        with contextlib.suppress(OSError, ValidationError):
+            known = Record.model_validate_json(path.read_bytes())
+            if known.done and not Path(known.target).exists():
+                path.unlink()
 
 
 def _path(copy: Copy) -> Path:
