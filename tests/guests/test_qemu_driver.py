@@ -3,15 +3,12 @@
 import contextlib
 import errno
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from uuid import UUID
 
 import anyio
 import pytest
@@ -21,57 +18,13 @@ from paddock.base.errors import Conflict, DiskFull, Invalid, NotFound, PortTaken
 from paddock.hypervisor.qemu import files, live, process, record, watch
 from paddock.hypervisor.qemu.driver import QemuHypervisor
 from paddock.hypervisor.qemu.identity import vm_identity
-from paddock.machine.image import ImageManifest
 from paddock.machine.spec import MIB, Machine, Power
 from paddock.machine.state import Phase
-from tests.hypervisor.qemu.machines import bring, free_port, make_image, make_machine
+from tests.guests.qemu_node import Node, exists, until
+from tests.hypervisor.qemu.machines import bring, make_machine
 from tests.support_images import built_image
 
 pytestmark = pytest.mark.guest
-
-
-class Node:
-    """A state directory and the driver on it, whose process "dies" when `restart` is called."""
-
-    def __init__(self) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="paddock-qemu-"))
-        self.root.chmod(0o755)
-        self.state = self.root / ("deep-" * 20) / "state"  # far over a unix socket's 107 bytes
-        self.state.mkdir(parents=True)
-        self.host = QemuHypervisor(self.state, "tcg")
-        self.image = make_image(self.root / "source")
-        assert bring(self.host, self.image, self.root / "source").done
-
-    def restart(self) -> None:
-        self.host.close()
-        self.host = QemuHypervisor(self.state, "tcg")
-
-    def define(self, image: ImageManifest | None = None, **changes: object) -> Machine:
-        machine = make_machine(image or self.image, port=free_port()).model_copy(update=changes)
-        self.host.disks.ensure_disk(machine.uuid, machine.system_disk, 1)
-        self.host.machines.ensure(machine, 1)
-        return machine
-
-    def paused(self) -> Machine:
-        machine = self.define()
-        self.host.machines.power(machine.uuid, Power.ON_PAUSED, 1)
-        return machine
-
-    def directory(self, machine: Machine) -> Path:
-        return self.state / "machines" / str(machine.uuid)
-
-    def pid(self, machine: Machine) -> int:
-        pid = self.host.machines.state(machine.uuid).pid
-        assert pid
-        return pid
-
-    def close(self) -> None:
-        try:
-            for name in os.listdir(self.state / "machines"):
-                self.host.machines.remove(UUID(name), 99)
-            self.host.close()
-        finally:
-            shutil.rmtree(self.root)
 
 
 @pytest.fixture
@@ -79,17 +32,6 @@ def node() -> Iterator[Node]:
     node = Node()
     yield node
     node.close()
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = clock.monotonic() + seconds
-    while not condition():
-        assert clock.monotonic() < deadline, "it did not come in time"
-        clock.sleep(0.02)
-
-
-def exists(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 def test_a_life(node: Node) -> None:
