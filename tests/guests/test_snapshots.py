@@ -316,3 +316,45 @@ def test_a_password_is_changed_in_the_running_guest(tiny: Node) -> None:
     assert tiny.sh("cut -d: -f2 /etc/shadow | head -n 1") == hashed
     with pytest.raises(Refused):
         tiny.host.guest.set_password(tiny.uuid, "nobody-of-this-name", hashed)
+
+
+def test_what_a_guest_uses_is_measured(tiny: Node) -> None:
+    meter = tiny.host.machines._meter
+    began = clock.now().timestamp()
+    meter.sample()
+    tiny.sh("dd if=/dev/zero of=/root/zeros bs=64k count=64 conv=fsync; ping -c 3 -i 0.2 10.0.2.2; sync")
+    clock.sleep(1.2)
+    took = clock.monotonic()
+    meter.sample()
+    assert clock.monotonic() - took < 1
+    meter._store._last.clear()  # two samples within half a minute are one otherwise
+    meter.sample()
+    seen = tiny.host.machines.metrics(tiny.uuid, began - 1, clock.now().timestamp() + 1, 0)
+    lines = {line.name: [value for _, value in line.values] for line in seen.series}
+    assert 0 < lines["cpu"][-1] < 300
+    assert lines["disk.0.bandwidth.write"][-1] > 100_000
+    assert lines["disk.0.iops.write"][-1] > 0
+    assert lines["network.0.pps.out"][-1] > 0
+    assert lines["network.0.bandwidth.in"][-1] > 0
+    tiny.host.machines.remove(uuid4(), 1)
+
+
+def test_a_hung_qemu_and_a_busy_guest_agent_hold_nobody_up(tiny: Node) -> None:
+    meter, live = tiny.host.machines._meter, tiny.host.machines.running(tiny.uuid)
+    with live.agent._lock:  # somebody uses it
+        took = clock.monotonic()
+        meter.sample()
+        assert clock.monotonic() - took < 0.5
+    pid = tiny.host.machines.state(tiny.uuid).pid
+    assert pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        took = clock.monotonic()
+        meter.sample()
+        assert 0.5 < clock.monotonic() - took < 2
+        took = clock.monotonic()
+        meter.sample()
+        assert clock.monotonic() - took < 0.2  # left alone
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    meter._patience.until.clear()

@@ -14,6 +14,7 @@ from paddock.base.errors import DiskFull, NotFound, Refused
 from paddock.hypervisor.qemu import copies, disks, files
 from paddock.hypervisor.qemu.driver import QemuHypervisor
 from paddock.hypervisor.qemu.identity import vm_identity
+from paddock.hypervisor.qemu.layout import MachineDir
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import MIB, Disk
 from paddock.machine.state import Snapshot
@@ -122,7 +123,7 @@ def test_records_of_snapshots_that_were_taken_go_away(place: Place) -> None:
 
 def test_what_an_earlier_process_left_half_is_made_again(place: Place) -> None:
     snapshot = uuid4()
-    copy = copies.Copy(disks.MachineDir(place.directory), snapshot)
+    copy = copies.Copy(MachineDir(place.directory), snapshot)
     copy.disk.write_bytes(b"half")
     (place.directory / f"{copy.name}.json").write_text(f'{{"target": "{place.target}"}}')
     assert place.ask(snapshot).done
@@ -232,8 +233,8 @@ def test_passwords_are_hashes_only(host: QemuHypervisor, place: Place) -> None:
 
 
 def test_the_disk_size_counts_what_image_and_disk_hold(place: Place) -> None:
-    size = copies.needed(place.host.disks._layout, disks.MachineDir(place.directory))
+    size = copies.needed(place.host.disks._layout, MachineDir(place.directory))
     assert 2 * MIB < size < DISK_SIZE
     host = place.host
     host.disks.ensure_disk(place.uuid, Disk(size=1 << 40, image=place.machine.image), 1)
-    assert copies.needed(host.disks._layout, disks.MachineDir(place.directory)) < 512 * MIB
+    assert copies.needed(host.disks._layout, MachineDir(place.directory)) < 512 * MIB

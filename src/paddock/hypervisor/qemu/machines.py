@@ -15,12 +15,13 @@ from paddock.hypervisor.qemu.binary import find_binary
 from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout, MachineDir
 from paddock.hypervisor.qemu.live import Live
+from paddock.hypervisor.qemu.metrics import Meter
 from paddock.hypervisor.qemu.record import Spec
 from paddock.hypervisor.qemu.runs import Runs
 from paddock.hypervisor.qemu.slot import Slot, state_of
 from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import Machine, Power
-from paddock.machine.state import Accelerator, Adapted, Change, HostFacts, MachineState, Phase, Readiness
+from paddock.machine.state import Accelerator, Adapted, Change, HostFacts, MachineState, Metrics, Phase, Readiness
 
 SERIAL_SEEN = 4096  # bytes that readiness looks at
 AGENT_WAIT = 1.0  # seconds for the guest agent to take a shutdown, else the ACPI button
@@ -37,6 +38,7 @@ class QemuMachines:
         self._choice = choice
         self._runs = Runs(layout, images, choice)
         self.volume_store = self._runs.volumes
+        self._meter = Meter(layout.root / "metrics.sqlite3", self._runs.slots)
         self.before_removal: Callable[[UUID], None] = lambda _: None  # others let go of its directory
 
     def capabilities(self) -> Capabilities:
@@ -99,6 +101,7 @@ class QemuMachines:
                 shutil.rmtree(slot.directory.root)
                 log.info("machine %s is removed", machine)
             self._runs.forget(slot)
+            self._meter.forget(machine)
 
     def state(self, machine: UUID) -> MachineState:
         return state_of(self._runs.defined(machine))
@@ -121,6 +124,10 @@ class QemuMachines:
             serial=lambda: live.serial(SERIAL_SEEN),
         )
         return readiness.look(guest, live.signs)
+
+    def metrics(self, machine: UUID, start: float, end: float, step: float) -> Metrics:
+        self._runs.defined(machine)
+        return self._meter.metrics(machine, start, end, step)
 
     def running(self, machine: UUID) -> Live:
         """What is held of a machine that is on. Raises NotFound, Conflict."""
@@ -146,6 +153,7 @@ class QemuMachines:
 
     def close(self) -> None:
         """Let go; machines go on. A second time does nothing."""
+        self._meter.close()
         self._runs.close()
 
     def _booted(self, machine: Machine) -> ImageManifest:
