@@ -32,12 +32,12 @@ def boot_sector() -> bytes:
 
 
 # The same as a Linux kernel's real-mode part, which QEMU's option ROM jumps to at offset 0x200, and which reboots when
-# something is typed. Header: linux/Documentation/arch/x86/boot.rst, protocol 2.03.
+# something is typed. Header: linux/Documentation/arch/x86/boot.rst, protocol 2.02.
 RESCUE_GREETING = b"rescue guest\r\n"
 _SETUP, _ENTRY, _WORDS, _RESCUE_CODE_AT = 0x1F1, 0x200, 0x2C0, 0x280
 _RESCUE_CODE = bytes.fromhex(
     "fa 8cc8 2d2000 8ed8 bec002"  # cli; mov ax,cs; sub ax,20; mov ds,ax; mov si,greeting
-    "ac 84c0 7405 e81000 ebf6"  # next: lodsb; test al,al; jz wait; call put; jmp next
+    "ac 84c0 7405 e81200 ebf6"  # next: lodsb; test al,al; jz wait; call put; jmp next
     "bafd03 ec a801 74f8"  # wait: mov dx,3fd; in al,dx; test al,1; jz wait
     "baf90c b006 ee ebfe"  # mov dx,cf9; mov al,6; out dx,al; hang
     "50 bafd03 ec a820 74fb 58 baf803 ee c3"  # put: as above
@@ -50,7 +50,7 @@ def rescue_kernel() -> bytes:
     kernel[_SETUP] = 1  # sectors of setup after the first
     kernel[0x1FE:0x200] = b"\x55\xaa"
     kernel[_ENTRY : _ENTRY + 2] = bytes([0xEB, _RESCUE_CODE_AT - _ENTRY - 2])  # a jump over the header
-    kernel[0x202:0x208] = b"HdrS\x03\x02"
+    kernel[0x202:0x208] = b"HdrS\x02\x02"
     kernel[0x211] = 1  # loaded high
     kernel[_RESCUE_CODE_AT : _RESCUE_CODE_AT + len(_RESCUE_CODE)] = _RESCUE_CODE
     kernel[_WORDS : _WORDS + len(RESCUE_GREETING)] = RESCUE_GREETING

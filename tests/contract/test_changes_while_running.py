@@ -42,25 +42,30 @@ def test_the_first_layout_has_no_room(hypervisor: Hypervisor, made: Made) -> Non
     assert hypervisor.machines.adapt(machine.uuid, 1).pending == ()
 
 
+def for_the_next_start(pending: tuple[str, ...]) -> int:
+    """How much the machine itself has to wait for. (A guest may need a while to use what it was given.)"""
+    return len([sentence for sentence in pending if "start" in sentence])
+
+
 def test_cpus_and_memory_are_added(hypervisor: Hypervisor, made: Made) -> None:
     machine = made.new(layout=2, max_cpus=4, memory_mib=128, max_memory_mib=512)
     hypervisor.machines.power(machine.uuid, Power.ON, 1)
-    assert changed(hypervisor, machine, cpus=2, memory_mib=256) == ()
-    assert changed(hypervisor, machine, cpus=4, memory_mib=512) == ()
-    assert len(changed(hypervisor, machine, cpus=2, memory_mib=512)) == 1  # none is taken away
+    assert for_the_next_start(changed(hypervisor, machine, cpus=2, memory_mib=256)) == 0
+    assert for_the_next_start(changed(hypervisor, machine, cpus=4, memory_mib=512)) == 0
+    assert for_the_next_start(changed(hypervisor, machine, cpus=2, memory_mib=512)) == 1  # none is taken away
     hypervisor.machines.power(machine.uuid, Power.OFF, 1)
     hypervisor.machines.power(machine.uuid, Power.ON, 1)
     assert hypervisor.machines.adapt(machine.uuid, 1).pending == ()
-    assert changed(hypervisor, machine, cpus=3, memory_mib=512) == ()
+    assert for_the_next_start(changed(hypervisor, machine, cpus=3, memory_mib=512)) == 0
 
 
 def test_what_was_added_survives_a_killed_host_process(harness: Harness, made: Made) -> None:
     machine = made.new(layout=2, max_cpus=2)
     harness.hypervisor.machines.power(machine.uuid, Power.ON, 1)
-    assert changed(harness.hypervisor, machine, cpus=2) == ()
+    assert for_the_next_start(changed(harness.hypervisor, machine, cpus=2)) == 0
     harness.restart()
-    assert changed(harness.hypervisor, machine, cpus=2) == ()
-    assert len(changed(harness.hypervisor, machine, cpus=1)) == 1
+    assert for_the_next_start(changed(harness.hypervisor, machine, cpus=2)) == 0
+    assert for_the_next_start(changed(harness.hypervisor, machine, cpus=1)) == 1
 
 
 def test_cds_are_changed(harness: Harness, made: Made, tmp_path: Path) -> None:
