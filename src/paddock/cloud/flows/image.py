@@ -365,7 +365,7 @@ def delete(image: Image, correlation_id: str) -> None:
         if locked.deleted is not None:
             return
         if locked.protect_delete:
-            raise Protected(f"image {_called(locked)} is protected against deletion", hint="take the protection away")
+            raise Protected(f"{locked.type} deletion is protected", hint=f"take the protection of {_called(locked)} away")
         users = Server.objects.filter(Q(image=locked) | Q(iso=locked)).count() if locked.project_id is None else 0
         if users:
             raise InUse(f"image {_called(locked)} is used by {users} servers", hint="delete them first")

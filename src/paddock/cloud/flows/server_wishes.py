@@ -41,7 +41,7 @@ def rebuild(server: Server, image: Image, user_data: str | None, password_hash: 
     """Give the server a new disk of this image; it runs afterwards. `user_data` None: the same as before."""
     with actions.alone(KIND, server) as row:
         if row.protect_rebuild:
-            raise Protected(f"server {row.name} is protected against rebuild", hint="change its protection first")
+            raise Protected("server rebuild is protected", hint=f"change the protection of {row.name} first")
         _fits_on_disk(image, row)
         said: dict[str, object] = {} if user_data is None else {"user_data": user_data}
         Server.objects.filter(pk=row.pk).update(password_hash=password_hash, **said)

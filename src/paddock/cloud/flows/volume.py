@@ -387,7 +387,7 @@ def delete(volume: Volume, correlation_id: str = "") -> None:
         if locked.delete_requested:
             return
         if locked.protect_delete:
-            raise Protected(f"volume {locked.name} is protected against deletion", hint="take the protection away")
+            raise Protected("volume deletion is protected", hint=f"take the protection of {locked.name} away")
         if locked.server is not None:
             raise InUse(
                 f"volume {locked.name} is still attached to server {locked.server.name}", hint="detach it first"
