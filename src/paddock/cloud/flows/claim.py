@@ -18,6 +18,7 @@ from paddock.cloud import placement
 from paddock.cloud.models import Node, Server, ServerType, Volume
 
 PLACEMENT_TRIES = 5
+GROWING_MIB = 512  # machines with less memory get no more while they run
 GROWTH = 8  # times the CPUs and memory that a server begins with, to which it can be given more while it runs
 # A node lets projects meet where its driver keeps them apart, or its operator said that they may.
 _SHARED = Q(settings__shared=True) | Q(facts__isolated=True) | (~Q(settings__has_key="shared") & Q(driver="fake"))
@@ -214,13 +215,15 @@ def room_to_grow(node: Node | None, layout: int, cores: int, memory_mib: int) ->
     """Up to which CPUs and memory a server can be given more while it runs, as columns.
 
     The rule: eight times what it begins with, but never more than its node has, nor than the biggest server type;
-    nothing where the node's driver can't add to a running machine, or the machine is of the older layout.
+    nothing where the node's driver can't add to a running machine, or the machine is of the older layout. No memory
+    for the smallest: Linux keeps 64 MiB for bounce buffers where memory may come to lie above 4 GiB, and a guest of
+    128 MiB does not boot with what is left.
     """
     if node is None or layout < 2 or not node.facts.get("hot_add", True):
         return {"max_cores": 0, "max_memory_mib": 0}
     return {
         "max_cores": _at_most(cores, node.cpus, "cores"),
-        "max_memory_mib": _at_most(memory_mib, node.memory_mib, "memory_mib"),
+        "max_memory_mib": _at_most(memory_mib, node.memory_mib, "memory_mib") if memory_mib >= GROWING_MIB else 0,
     }
 
 
