@@ -1,11 +1,17 @@
-"""Who asks the API in tests: Django's own client with a token, and the few words that tests ask with."""
+"""Who asks the API in tests: Django's own client with a token, and the few words that tests ask with.
+
+Every answer under /v1, errors included, is held against the description of the API that clients are made for, where a
+copy of that lies.
+"""
 
 import json
+import re
 from typing import Any
 
 from django.test import Client
 
 from paddock.cloud.models import Project, Token
+from tests.clients.specification import Answer, Specification
 
 
 class Caller:
@@ -17,8 +23,8 @@ class Caller:
         self.client = Client(raise_request_exception=False)
 
     def __call__(self, method: str, path: str, body: Any = None, **extra: Any) -> Any:
-        """The response; `body` is JSON unless it is bytes."""
-        return self.client.generic(
+        """The response, which must be as clients know it; `body` is JSON unless it is bytes."""
+        response = self.client.generic(
             method,
             path,
             body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode(),
@@ -26,6 +32,8 @@ class Caller:
             headers={"Authorization": f"Bearer {self.token}", **extra.pop("headers", {})},
             **extra,
         )
+        hold_against_specification(method, path, response)
+        return response
 
     def ok(self, method: str, path: str, body: Any = None) -> Any:
         """The JSON of an answer that must be good."""
@@ -47,3 +55,13 @@ class Caller:
 def fields(error: dict[str, Any]) -> dict[str, list[str]]:
     """What an error complains of, field by field."""
     return {f["name"]: f["messages"] for f in error["details"]["fields"]}
+
+
+def hold_against_specification(method: str, path: str, response: Any) -> None:
+    """Fails for an answer that clients would not understand."""
+    known, bare = Specification.load(), re.sub("/{2,}", "/", path.partition("?")[0]).rstrip("/")
+    if known is None or not bare.startswith("/v1/") or method not in ("GET", "POST", "PUT", "DELETE"):
+        return
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    answer = Answer(method, bare.removeprefix("/v1"), response.status_code, headers, response.content)
+    assert known.violations(answer) == []

@@ -70,6 +70,14 @@ BAD_FIELDS = [
     ("labels", {"x" * 64: "a"}, "is no label"),
     ("labels.a", {"a": 1}, "string"),
     ("labels", [], "dictionary"),
+    ("volumes", [987654], "there is no volume '987654'"),
+    ("volumes", [0, -1], "there is no volume '0'"),
+    ("volumes", 4, "list"),
+    ("volumes.0", ["data"], "integer"),
+    ("volumes", [1] * 17, "16"),
+    ("placement_group", 987654, "there is no placement group '987654'"),
+    ("placement_group", 2**70, "there is no placement group"),
+    ("placement_group", "group", "integer"),
     ("location", "moon", "there is no location 'moon'; there is local"),
     ("datacenter", "moon", "there is no datacenter 'moon'"),
     ("start_after_create", "yes", "boolean"),
@@ -96,8 +104,8 @@ def test_a_servers_field_is_missing(field: str, ask: Caller) -> None:
 
 
 @pytest.mark.parametrize(("field", "value", "named"), [
-    ("networks", [4], "networks"), ("volumes", [4], "volumes"), ("firewalls", [{"firewall": 4}], "firewalls"),
-    ("placement_group", 4, "placement_group"), ("public_net", {"ipv4": 4}, "public_net.ipv4"),
+    ("networks", [4], "networks"), ("firewalls", [{"firewall": 4}], "firewalls"),
+    ("public_net", {"ipv4": 4}, "public_net.ipv4"),
 ])  # fmt: skip
 def test_what_this_cloud_lacks(field: str, value: Any, named: str, ask: Caller) -> None:
     error = ask.refused("POST", "/v1/servers", {**GOOD, field: value}, 422, "unsupported_error")
@@ -202,7 +210,8 @@ def test_an_images_field(field: str, value: Any, ask: Caller) -> None:
 @pytest.mark.parametrize("query", [
     "page=0", "page=x", "page=-1", "page=" + "9" * 5000, "per_page=0", "per_page=", "per_page=1.5", "sort=secret",
     "sort=id:up", "label_selector=a%20b", "label_selector==", "label_selector=a=b,", "status=dancing", "name=%00",
-    "label_selector=%00", "page=%00", "sort=%00", "status=%00", "label_selector=a in (b",
+    "label_selector=%00", "page=%00", "sort=%00", "status=%00", "label_selector=a in (b", "sort=", "sort=id:",
+    "label_selector=a in (b c)", "label_selector=a notin (_)", "status=",
 ])  # fmt: skip
 def test_a_query(query: str, ask: Caller) -> None:
     if query == "per_page=":  # as if it was left out
@@ -214,7 +223,12 @@ def test_a_query(query: str, ask: Caller) -> None:
 
 @pytest.mark.parametrize("path", [
     "/v1/actions?id=x", "/v1/actions?id=0", "/v1/actions?status=x", "/v1/images?type=x", "/v1/images?architecture=6502",
-    "/v1/server_types?sort=x", "/v1/locations?page=x", "/v1/ssh_keys?fingerprint=%00", "/v1/servers?x_group=%00",
+    "/v1/server_types?sort=x", "/v1/locations?page=x", "/v1/locations?sort=x", "/v1/images?include_deprecated=maybe",
+    "/v1/images?bound_to=x", "/v1/isos?architecture=x", "/v1/isos?include_architecture_wildcard=2", "/v1/isos?sort=x",
+    "/v1/volumes?status=x", "/v1/volumes?sort=size", "/v1/volumes?label_selector==", "/v1/placement_groups?type=x",
+    "/v1/placement_groups?sort=x", "/v1/servers/actions?status=x", "/v1/images/actions?id=x", "/v1/networks?page=0",
+    "/v1/volumes/actions?sort=x", "/v1/networks?sort=x", "/v1/firewalls?label_selector==",
+    "/v1/zones/actions?status=x", "/v1/ssh_keys?fingerprint=%00", "/v1/servers?x_group=%00",
 ])  # fmt: skip
 def test_queries_of_other_lists(path: str, ask: Caller) -> None:
     ask.refused("GET", path, None, 422, "invalid_input")

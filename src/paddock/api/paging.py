@@ -39,11 +39,11 @@ def page(request: HttpRequest, rows: "QuerySet[Any]", sortable: dict[str, str]) 
     return list(rows[_slice(meta)]), meta
 
 
-def page_of(request: HttpRequest, things: Iterable[Any]) -> tuple[Sequence[Any], Meta]:
+def page_of(request: HttpRequest, things: Iterable[Any], sortable: Iterable[str] = NAMED) -> tuple[Sequence[Any], Meta]:
     """One page of what is no table: things with a name and an id."""
     wanted = query(request, "name")
     found = [t for t in things if wanted in (None, t.name)]
-    for field, down in reversed(order_of(request, NAMED)):
+    for field, down in reversed(order_of(request, sortable)):
         found.sort(key=lambda thing: getattr(thing, field), reverse=down)  # used at once
     meta = _meta(request, len(found))
     return found[_slice(meta)], meta

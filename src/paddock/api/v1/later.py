@@ -15,7 +15,7 @@ from pydantic import create_model
 
 from paddock.api.errors import ApiError, missing
 from paddock.api.labels import labels_match
-from paddock.api.paging import Meta, described, many, order_of, page_of, query
+from paddock.api.paging import Meta, described, many, page_of, query
 from paddock.api.v1.actions import SORTABLE as ACTIONS_SORTABLE
 from paddock.api.v1.actions import STATES, ManyActions
 from paddock.api.v1.common import Reply
@@ -98,19 +98,17 @@ def _empty(name: str) -> type[Reply]:
 def _lister(name: str, reply: type[Reply]) -> Callable[[HttpRequest], Reply]:
     def list_none(request: HttpRequest) -> Reply:
         """There are none of these yet."""
-        order_of(request, SORTABLE)
         if selector := query(request, "label_selector"):
             labels_match(selector)
-        return reply(**{name: (), "meta": page_of(request, ())[1]})
+        return reply(**{name: (), "meta": page_of(request, (), SORTABLE)[1]})
 
     return list_none
 
 
 def _no_actions(request: HttpRequest) -> ManyActions:
     """There are none of these yet, and so nothing was asked of one."""
-    order_of(request, ACTIONS_SORTABLE)
     many(request, "status", STATES)
-    return ManyActions(actions=[], meta=page_of(request, ())[1])
+    return ManyActions(actions=[], meta=page_of(request, (), ACTIONS_SORTABLE)[1])
 
 
 def _refuser(family: Family) -> Callable[[HttpRequest], None]:
