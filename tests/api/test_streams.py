@@ -1,18 +1,14 @@
 """Streams over a real connection: commands in guests, consoles, uploads."""
 
-import hashlib
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from django.conf import settings
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from paddock.base import clock
-from paddock.cloud.models import Action, Image, Server
+from paddock.cloud.models import Server
 from paddock.hypervisor.faults import FaultOrder
 from paddock.hypervisor.remote import RemoteHypervisor
 from tests.api.caller import Caller, fields
@@ -45,18 +41,6 @@ class Stream:
 @pytest.fixture
 def stream(live: LiveApi, ask: Caller) -> Stream:
     return Stream(live, ask)
-
-
-@pytest.fixture
-def image(ask: Caller) -> Iterator[Image]:
-    """One that waits for its content."""
-    made = ask.ok("POST", "/x/v1/images", {"name": "mine", "description": "of a test"})["image"]
-    yield Image.objects.get(pk=made["id"])
-    upload_of(made["id"]).unlink(missing_ok=True)
-
-
-def upload_of(id: int) -> Any:
-    return settings.STATE.uploads / f"image-{id}"
 
 
 def test_exec(stream: Stream, cloud: Cloud) -> None:
@@ -152,66 +136,7 @@ def test_console_log(ask: Caller, cloud: Cloud) -> None:
     ask.refused("GET", f"/x/v1/servers/{server.pk}/console_log?limit=x", None, 422, "invalid_input")
 
 
-def test_upload(stream: Stream, image: Image) -> None:
-    content = b"a disk" * 100_000
-    answer = stream("PUT", f"/x/v1/images/{image.pk}/content", content=content)
-    assert answer.status_code == 202, answer.text
-    assert (answer.json()["image"]["x_state"], answer.json()["action"]["status"]) == ("building", "running")
-    assert upload_of(image.pk).read_bytes() == content
-    assert upload_of(image.pk).stat().st_mode & 0o777 == 0o600
-    stream.refused("PUT", f"/x/v1/images/{image.pk}/content", 409, "conflict", content=b"more")
-    assert upload_of(image.pk).read_bytes() == content
-
-
-def test_upload_with_another_checksum(stream: Stream, image: Image) -> None:
-    Image.objects.filter(pk=image.pk).update(expected_sha256=hashlib.sha256(b"one").hexdigest())
-    error = stream.refused("PUT", f"/x/v1/images/{image.pk}/content", 422, "invalid_input", content=b"other")
-    assert hashlib.sha256(b"other").hexdigest() in fields(error)["sha256"][0]
-    assert not upload_of(image.pk).exists()
-    assert stream("PUT", f"/x/v1/images/{image.pk}/content", content=b"one").status_code == 202
-
-
-def test_two_uploads_at_once(stream: Stream, live: LiveApi, image: Image) -> None:
-    def slowly() -> Iterator[bytes]:
-        yield b"first "
-        _until(lambda: upload_of(image.pk).exists() and _locked_out(stream, image))
-        yield b"wins"
-
-    assert stream("PUT", f"/x/v1/images/{image.pk}/content", content=slowly()).status_code == 202
-    assert upload_of(image.pk).read_bytes() == b"first wins"
-
-
-def _locked_out(stream: Stream, image: Image) -> bool:
-    response = Stream.__call__(stream, "PUT", f"/x/v1/images/{image.pk}/content", content=b"second")
-    return response.status_code == 409 and "somebody else" in response.text
-
-
-def test_an_upload_that_is_cut_off_leaves_nothing(stream: Stream, image: Image) -> None:
-    def dies() -> Iterator[bytes]:
-        yield b"begins"
-        _until(upload_of(image.pk).exists)
-        raise OSError("the cable was pulled")
-
-    with pytest.raises(OSError, match="cable"):
-        stream("PUT", f"/x/v1/images/{image.pk}/content", content=dies())
-    _until(lambda: not upload_of(image.pk).exists())
-    assert not Action.objects.filter(kind="image", row_id=image.pk).exists()
-
-
-def test_an_image_that_is_deleted_while_it_comes(stream: Stream, image: Image) -> None:
-    def late() -> Iterator[bytes]:
-        yield b"begins"
-        _until(upload_of(image.pk).exists)
-        Image.objects.filter(pk=image.pk).delete()
-        yield b"ends"
-
-    stream.refused("PUT", f"/x/v1/images/{image.pk}/content", 404, "not_found", content=late())
-    assert not upload_of(image.pk).exists()
-    assert not Action.objects.filter(kind="image", row_id=image.pk).exists()
-
-
-def _until(true: Any) -> None:
-    end = clock.monotonic() + 10
-    while not true():
-        assert clock.monotonic() < end, "it did not come to that"
-        clock.sleep(0.02)
+def test_exec_is_not_done_once(stream: Stream, cloud: Cloud) -> None:
+    server = cloud.running_server()
+    path, key = f"/x/v1/servers/{server.pk}/exec", {"Idempotency-Key": "x"}
+    stream.refused("POST", path, 422, "unsupported_error", json={"argv": ["true"]}, headers=key)

@@ -26,7 +26,7 @@ from tests.api.routes import Answer, Door, all_routes
 from tests.cloud.harness import Cloud
 from tests.rules import v1_routes
 
-PUBLIC = {"GET /x/v1/version"}
+PUBLIC = {"GET /x/v1/version", "WS /x/v1/console/{secret}"}  # a console's address is its own secret
 SHARED = v1_routes.SHARED | {"GET /x/v1/limits"}  # the same for every project
 PLAN = {"name": "plan-{new}", "cores": 1, "memory_mib": 64, "disk_gib": 1}
 OPERATORS: dict[str, tuple[str, Any]] = {  # what an operator asks for, and with which body: it must succeed
@@ -53,10 +53,11 @@ OPERATORS: dict[str, tuple[str, Any]] = {  # what an operator asks for, and with
     "POST /admin/v1/projects/{id}/tokens": ("spare_project", {"description": "of {new}"}),
     "DELETE /admin/v1/projects/{id}/tokens/{token_id}": ("project", None),
 }
-LISTS = {**v1_routes.LISTS, "GET /x/v1/tokens": "token"}
+LISTS = {**v1_routes.LISTS, "GET /x/v1/tokens": "token", "GET /x/v1/isos": "iso"}
 CREATES: dict[str, list[dict[str, Any]]] = {  # bodies that name things of others: answered like what never was
     **v1_routes.CREATES,
     "POST /x/v1/images": [],
+    "POST /x/v1/isos": [],
     "POST /x/v1/tokens": [],
 }
 OWNED: dict[str, tuple[str, Any]] = {
@@ -68,7 +69,12 @@ OWNED: dict[str, tuple[str, Any]] = {
     "POST /x/v1/servers/{id}/exec": ("server", {"argv": ["true"]}),
     "WS /x/v1/servers/{id}/console": ("server", None),
     "POST /x/v1/images/{id}/build": ("image", None),
+    "GET /x/v1/images/{id}/content": ("image", None),
     "PUT /x/v1/images/{id}/content": ("image", None),
+    "GET /x/v1/isos/{id}": ("iso", None),
+    "DELETE /x/v1/isos/{id}": ("iso", None),
+    "GET /x/v1/isos/{id}/content": ("iso", None),
+    "PUT /x/v1/isos/{id}/content": ("iso", None),
 }
 KNOWN = PUBLIC | SHARED | set(OPERATORS) | set(LISTS) | set(CREATES) | set(OWNED)
 GUARDED = sorted(KNOWN - PUBLIC)

@@ -15,14 +15,15 @@ django_app = cast(ASGIApp, get_asgi_application())
 from paddock.api import rates
 from paddock.api.errors import MAX_BODY, too_large
 from paddock.api.middleware import note, one_slash
-from paddock.api.streams import answer
+from paddock.api.streaming import answer
 from paddock.api.streams import app as streams
 from paddock.base.ids import new_correlation_id
 from paddock.base.log import correlation_id
 
 CONSOLE = re.compile(r"/x/v1/servers/\d{1,16}/console")
 EXEC = re.compile(r"/x/v1/servers/\d{1,16}/exec")
-UPLOAD = re.compile(r"/x/v1/images/\d{1,16}/content")
+SCREEN = re.compile(r"/x/v1/console/[\w-]{1,64}")
+UPLOAD = re.compile(r"/x/v1/(images|isos)/\d{1,16}/content")
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -32,7 +33,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     path = one_slash(scope["path"])
     streamed = {**scope, "path": path}
     if scope["type"] == "websocket":
-        if CONSOLE.fullmatch(path):
+        if CONSOLE.fullmatch(path) or SCREEN.fullmatch(path):
             return await _with_id(streams, streamed, receive, send)
         return await send({"type": "websocket.close", "code": 4404, "reason": "api route not found"})
     if UPLOAD.fullmatch(path):  # only an upload may be as long as it likes

@@ -17,25 +17,46 @@ from paddock.api.streams import Exec, app
 from paddock.api.urls import api
 from paddock.machine.state import GuestResult
 
+BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+RECEIVED = {
+    "type": "object",
+    "required": ["received", "state"],
+    "properties": {"received": {"type": "integer"}, "state": {"type": "string"}},
+}
+OFFSET = {
+    "in": "query",
+    "name": "offset",
+    "description": "The byte that the body begins at; all the rest follows.",
+    "schema": {"type": "integer", "minimum": 0},
+}
+Answers = dict[str, tuple[str, dict[str, Any]]]
+
+
+def _whole(kind: str, schema: str) -> dict[str, Any]:
+    """What is answered to an upload that is whole."""
+    known = {
+        kind: {"$ref": f"#/components/schemas/{schema}"},
+        "action": {"$ref": "#/components/schemas/ActionReply"},
+        "received": {"type": "integer"},
+    }
+    return {"type": "object", "required": list(known), "properties": known}
+
+
+def _content(kind: str, schema: str) -> dict[str, Answers]:
+    """The answers to GET and PUT of an upload."""
+    here = ("How many bytes are here", RECEIVED)
+    return {"GET": {"200": here}, "PUT": {"200": here, "202": ("All of it is here", _whole(kind, schema))}}
+
+
 BODIES = {
     "run_in_guest": {"application/json": {"schema": Exec.model_json_schema()}},
-    "upload": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    "image_content": BYTES,
+    "iso_content": BYTES,
 }
-ANSWERS = {
-    "run_in_guest": ("200", {"schema": GuestResult.model_json_schema()}),
-    "upload": (
-        "202",
-        {
-            "schema": {
-                "type": "object",
-                "required": ["image", "action"],
-                "properties": {
-                    "image": {"$ref": "#/components/schemas/ImageReply"},
-                    "action": {"$ref": "#/components/schemas/ActionReply"},
-                },
-            }
-        },
-    ),
+ANSWERS: dict[str, dict[str, Answers]] = {
+    "run_in_guest": {"POST": {"200": ("OK", GuestResult.model_json_schema())}},
+    "image_content": _content("image", "ImageReply"),
+    "iso_content": _content("iso", "IsoReply"),
 }
 
 
@@ -56,18 +77,24 @@ def text() -> str:
 
 def _add(schema: dict[str, Any], route: Route) -> None:
     name, path = route.endpoint.__name__, route.path.replace(":int", "")
-    status, content = ANSWERS[name]
-    for method in route.methods or ():
-        schema["paths"].setdefault(path, {})[method.lower()] = {
-            "operationId": f"paddock_api_streams_{name}",
-            "summary": name.replace("_", " ").title(),
+    for method, answers in ANSWERS[name].items():
+        said: dict[str, Any] = {
+            "operationId": f"paddock_api_streams_{name}_{method.lower()}",
+            "summary": f"{name.replace('_', ' ').title()}",
             "description": route.endpoint.__doc__,
             "tags": ["x: streams"],
             "parameters": [{"in": "path", "name": "id", "required": True, "schema": {"type": "integer"}}],
-            "requestBody": {"required": True, "content": BODIES[name]},
-            "responses": {status: {"description": "OK", "content": {"application/json": content}}},
+            "responses": {
+                status: {"description": about, "content": {"application/json": {"schema": content}}}
+                for status, (about, content) in answers.items()
+            },
             "security": [{"Bearer": []}],
         }
+        if method != "GET":
+            said["requestBody"] = {"required": True, "content": BODIES[name]}
+        if method == "PUT":
+            said["parameters"].append(OFFSET)
+        schema["paths"].setdefault(path, {})[method.lower()] = said
 
 
 if __name__ == "__main__":

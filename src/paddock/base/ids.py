@@ -5,6 +5,7 @@ import string
 from uuid import UUID, uuid4
 
 ALPHANUMERIC = string.ascii_letters + string.digits
+UNMISTAKABLE = "".join(c for c in ALPHANUMERIC if c not in "0O1lI")
 TOKEN_LENGTH = 64  # clients of the public API refuse tokens of any other length
 
 
@@ -20,8 +21,7 @@ def new_token() -> str:
 
 def new_password(length: int = 20) -> str:
     """A password without the characters that people confuse."""
-    alphabet = [c for c in ALPHANUMERIC if c not in "0O1lI"]
-    return "".join(secrets.choice(alphabet) for _ in range(length))
+    return "".join(secrets.choice(UNMISTAKABLE) for _ in range(length))
 
 
 def new_correlation_id() -> str:

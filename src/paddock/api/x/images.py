@@ -11,30 +11,42 @@ from paddock.api.auth import correlation, project
 from paddock.api.errors import uniqueness
 from paddock.api.paging import get
 from paddock.api.v1 import actions, images
-from paddock.api.v1.common import Body, Line
+from paddock.api.v1.common import Body, Line, Reply
 from paddock.cloud.flows import image as flow
-from paddock.cloud.models import Image
+from paddock.cloud.flows import quota
+from paddock.cloud.models import Action, Image
 
 router = Router(tags=["x: images"])
 
 
-class CreateImage(Body):
-    """An image whose disk will be uploaded."""
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+Sha256 = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$")]
+Url = Annotated[str, Field(max_length=2000, pattern=r"^(https?://[^\s/]+(/\S*)?)?$")]
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+
+class CreateImage(Body):
+    """An image whose disk is fetched from `url`; without one it will be uploaded."""
+
+    name: Name
+    url: Url = ""
     description: Annotated[Line, Field(max_length=200)] = ""
     os_flavor: Annotated[str, Field(pattern=r"^[a-z]{1,20}$")] = "unknown"
     os_version: Annotated[Line, Field(max_length=20)] = ""
     default_user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "root"
     cloud_init: bool = True
-    sha256: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$")] = ""
+    sha256: Sha256 = ""
 
 
-@router.post("/images", response={201: images.OneImage})
-def create_image(request: HttpRequest, body: CreateImage) -> Status[images.OneImage]:
-    """Announce an image; its disk is then sent to /x/v1/images/{id}/content."""
-    if Image.objects.filter(project=None, name=body.name).exists():
-        raise uniqueness("name")
+class NewImage(Reply):
+    """A new image, and the action that fetches it if it has an address."""
+
+    image: images.ImageReply
+    action: actions.ActionReply | None
+
+
+@router.post("/images", response={201: NewImage})
+def create_image(request: HttpRequest, body: CreateImage) -> Status[NewImage]:
+    """Announce an image. Its disk is fetched from `url`, or is then sent to /x/v1/images/{id}/content."""
     image = Image(
         project=project(request),
         name=body.name,
@@ -44,17 +56,30 @@ def create_image(request: HttpRequest, body: CreateImage) -> Status[images.OneIm
         default_user=body.default_user,
         cloud_init=body.cloud_init,
         expected_sha256=body.sha256.lower(),
+        url=body.url,
         type="snapshot",
         step="rest",
         next_at=None,
     )
+    with transaction.atomic():
+        quota.check(image.project_id, snapshots=1)  # type: ignore[arg-type]  # it has a project
+        action = announce(request, image)
+    shown = actions.shown(action) if action else None
+    return Status(201, NewImage(image=images.shown(image), action=shown))
+
+
+def announce(request: HttpRequest, image: Image) -> Action | None:
+    """Write a new image's row, and have it fetched if it has an address. Raises ApiError for a name that is taken."""
+    if Image.objects.filter(project=None, name=image.name, deleted=None).exists():
+        raise uniqueness("name")
     try:
         with transaction.atomic():
             image.save()
     except IntegrityError as e:
         raise uniqueness("name") from e
+    action = flow.ask_fetch(image, correlation(request)) if image.url else None
     image.refresh_from_db()
-    return Status(201, images.OneImage(image=images.shown(image)))
+    return action
 
 
 @router.post("/images/{int:id}/build", response={201: actions.OneAction})
