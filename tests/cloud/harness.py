@@ -4,28 +4,46 @@ Its node's hypervisor is the fake, or QEMU: then nobody waits for guests to boot
 """
 
 import hashlib
+import json
 import os
 import signal
+import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 from django.conf import settings
 from django.db import connection
 from django.db.models import Q
 from django.db.models.functions import Now
 
 from paddock.base import clock
+from paddock.base.errors import PaddockError
 from paddock.base.run import run
-from paddock.cloud.flows import engine, image, node, server  # noqa: F401  # registers the flows
+from paddock.cloud.flows import engine, image, node, quota, server, volume  # noqa: F401  # registers the flows
 from paddock.cloud.flows.engine import Flow, advance
 from paddock.cloud.flows.steps import Gone
-from paddock.cloud.models import Action, Event, Image, ImageCopy, Living, Node, Project, Server, ServerType, SSHKey
+from paddock.cloud.models import (
+    Action,
+    Event,
+    Image,
+    ImageCopy,
+    Living,
+    Node,
+    PlacementGroup,
+    Project,
+    Server,
+    ServerType,
+    SSHKey,
+    Volume,
+)
 from paddock.cloud.nodes import hypervisor
 from paddock.hypervisor.base import Hypervisor
 from paddock.images.store import ImageStore
 from paddock.machine.image import ImageManifest, Role
-from paddock.machine.spec import GIB
+from paddock.machine.spec import GIB, Machine
 from paddock.service import procs
 from tests.agent.process import AgentProcess
 from tests.support_images import built_image
@@ -44,17 +62,23 @@ class Cloud:
 
     def reset(self) -> None:
         """Back to one node, one image, nothing else: rows here, machines there."""
+        self.agent_faults(clear=True)
         for uuid in [m.uuid for m in self.node_says()]:
             self.host().machines.remove(uuid, 2**40)
-        for model in (Server, Action, Event, ImageCopy, SSHKey):
+        for uuid in [v.uuid for v in self.host().volumes.volumes()]:
+            self.host().volumes.remove_volume(uuid, 2**40)
+        for model in (Volume, Server, PlacementGroup, Action, Event, ImageCopy, SSHKey):
             model.objects.all().delete()
-        Image.objects.filter(project__isnull=False).delete()
+        Image.objects.exclude(project=None, type="system").delete()
+        Project.objects.exclude(name="default").delete()
+        Project.objects.update(**{f"limit_{name}": None for name in quota.WORDS})
         Node.objects.exclude(name="n1").delete()
         Node.objects.filter(name="n1").update(
             url=self.agent.url, state="up", problem="", cpus=1000, memory_mib=10**7, disk_gib=10**6, claimed_cpus=0,
             claimed_memory_mib=0, claimed_disk_gib=0, last_number=0, ssh_ports=100, first_ssh_port=self.ports.start,
             cpu_overcommit=1.0, memory_overcommit=1.0,
-            facts={"accelerator": "tcg"}, settings={"cpus": 1000, "memory_mib": 10**7, "disk_gib": 10**6},
+            facts={"accelerator": "tcg"},
+            settings={"cpus": 1000, "memory_mib": 10**7, "disk_gib": 10**6, "shared": True},
         )  # fmt: skip
         with connection.cursor() as cursor:
             cursor.execute("DELETE FROM procrastinate_jobs")
@@ -70,22 +94,32 @@ class Cloud:
     def node_says(self) -> tuple[Any, ...]:
         return self.host().machines.changes(0, 0).machines
 
+    def agent_faults(self, **order: Any) -> None:
+        """Have the fake do something wrong from now on (see `hypervisor/faults.py`)."""
+        if self.real:
+            return
+        transport = httpx.HTTPTransport(uds=str(self.agent.socket))
+        with httpx.Client(transport=transport, base_url="http://agent") as client:
+            answer = client.post("/v1/faults", json=order)
+            assert answer.status_code < 300, answer.text
+
     def project(self) -> Project:
         return Project.objects.get(name="default")
 
     def new_server(self, name: str = "web-1", plan: str = "nano", **fields: Any) -> Server:
         """A server that was asked for, and has not yet been placed."""
+        volumes, automount = fields.pop("volumes", ()), fields.pop("automount", False)
         kind = ServerType.objects.get(name=plan)
         row = Server(
             project=fields.pop("project", self.project()), name=name, server_type=kind, cores=kind.cores,
             memory_mib=kind.memory_mib, disk_gib=kind.disk_gib,
             image=Image.objects.get(project=None, name=fields.pop("image", "tiny")), **fields,
         )  # fmt: skip
-        server.create(row)
+        server.create(row, volumes=volumes, automount=automount)
         return row
 
-    def running_server(self, name: str = "web-1") -> Server:
-        row = self.new_server(name)
+    def running_server(self, name: str = "web-1", **fields: Any) -> Server:
+        row = self.new_server(name, **fields)
         self.settle()
         row.refresh_from_db()
         assert row.status == "running", row.problem
@@ -101,6 +135,19 @@ class Cloud:
                 advance(flow, row.pk)
             if not due:
                 clock.sleep(0.05)
+
+    def stopped_server(self, name: str = "web-1", **fields: Any) -> Server:
+        row = self.running_server(name, **fields)
+        server.ask(row, "stop_server")
+        self.settle()
+        row.refresh_from_db()
+        assert row.status == "off", row.problem
+        return row
+
+    def machine(self, row: Server) -> Machine:
+        """What the fake's machine has by now: as its guest sees it where it runs, else as it is defined."""
+        saved = json.loads(next(self.agent.state_dir.rglob(f"{row.uuid}.json")).read_text())
+        return Machine.model_validate(saved["running"] or saved["machine"])
 
     def boot(self, row: Server) -> None:
         """Wait until a real guest listens to what it is asked; the fake's always does."""
@@ -119,6 +166,27 @@ class Cloud:
         n = self.node
         assert (n.claimed_cpus, n.claimed_memory_mib, n.claimed_disk_gib) == (0, 0, 0)
         assert not Action.objects.filter(status="running").exists()
+
+
+def at_once(*calls: Callable[[], object]) -> list[object]:
+    """Do these at the same time, each on a connection of its own. Returns what each returned, or raised."""
+    start, results = threading.Barrier(len(calls)), list[object](calls)
+
+    def run_one(index: int, call: Callable[[], object]) -> None:
+        try:
+            start.wait(10)
+            results[index] = call()
+        except PaddockError as e:
+            results[index] = e
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run_one, args=one) for one in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return results
 
 
 def _unfinished() -> list[tuple[Flow[Living], Living]]:
@@ -151,11 +219,24 @@ def make_image_ready(name: str = "tiny", *, real: bool = False) -> Image:
     return row
 
 
+def make_image(name: str, kind: str, *roles: Role, **about: Any) -> Image:
+    """A ready image besides the catalogue's: a CD, the rescue system, another disk."""
+    manifest = _fake_image(name, roles)
+    row = Image.objects.create(
+        name=name, type=kind, state="ready", sha256=manifest.sha256, manifest=manifest.model_dump(mode="json"),
+        step="rest", next_at=None, **about,
+    )  # fmt: skip
+    row.refresh_from_db()
+    return row
+
+
 @cache
-def _fake_image(name: str) -> ImageManifest:
-    work = settings.STATE.uploads / "content"
-    work.write_bytes(hashlib.sha256(name.encode()).digest() * 64)
-    return ImageStore(settings.STATE.images).publish({Role.DISK: work}, name=name, disk_size=GIB)
+def _fake_image(name: str, roles: tuple[Role, ...] = (Role.DISK,)) -> ImageManifest:
+    files = {role: settings.STATE.uploads / f"content-{role}" for role in roles}
+    for role, path in files.items():
+        path.write_bytes(hashlib.sha256(f"{name} {role}".encode()).digest() * 64)
+    size = GIB if Role.DISK in roles else 0
+    return ImageStore(settings.STATE.images).publish(files, name=name, disk_size=size)
 
 
 @cache

@@ -260,8 +260,11 @@ class ServerFlow(ServerChanges):
     def forget(self, server: Server) -> Next[Server]:
         """Give back what was claimed, let go of volumes and images, and delete the row."""
         with transaction.atomic():
+            volumes = list(
+                Volume.objects.select_for_update().filter(server=server).order_by("pk")
+            )  # as their flow does
             if Server.objects.select_for_update().filter(pk=server.pk, epoch=server.epoch).exists():
-                _let_go_of_volumes(server)
+                _let_go_of(volumes)
                 Server.objects.filter(pk=server.pk).delete()
                 if server.node is not None:
                     server.node.release(server.cores, server.memory_mib, server.disk_gib)
@@ -313,9 +316,9 @@ def _give_up_others(server: Server, why: str) -> None:
     )
 
 
-def _let_go_of_volumes(server: Server) -> None:
-    """Its volumes are nobody's now, and keep their data."""
-    for volume in Volume.objects.select_for_update().filter(server=server).order_by("pk"):
+def _let_go_of(volumes: Sequence[Volume]) -> None:
+    """They are nobody's now, and keep their data."""
+    for volume in volumes:
         Volume.objects.filter(pk=volume.pk).update(server=None, detaching=False, automount=False)
         wake(volume, volume_flow.KIND)
 
@@ -370,7 +373,7 @@ def delete(server: Server, correlation_id: str = "") -> Action:
         if asked is not None:
             return asked
         if row.protect_delete:
-            raise Protected(f"server {row.name} is protected against deletion", hint="change its protection first")
+            raise Protected("server deletion is protected", hint=f"change the protection of {row.name} first")
         Server.objects.filter(pk=row.pk).update(delete_requested=True, status=Status.DELETING)
         action = actions.begin(KIND, row, "delete_server", correlation_id)
         wake(row, KIND, urgent=True)

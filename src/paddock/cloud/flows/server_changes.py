@@ -145,8 +145,9 @@ class ServerChanges(ServerPower):
 
     def _swap_iso(self, server: Server, iso: Image | None) -> Next[Server]:
         if is_defined(server):
+            anyway = tell(server, server.machine())  # what waits for the next start already is no matter of this one
             wanted = server.machine().model_copy(update={"iso": iso.sha256 if iso else None})
-            if pending := tell(server, wanted):
+            if pending := [p for p in tell(server, wanted) if p not in anyway]:
                 raise Unsupported("; ".join(pending), hint="power the server off first")
             server.set(told=server.revision)
         with transaction.atomic():
