@@ -14,6 +14,7 @@ from paddock.cloud.models import Node, Server, Volume
 from paddock.cloud.models.server import Status
 
 BUSY_SECONDS = 600.0  # for a server that is no new one to be told
+REFUSED_SECONDS = 60.0  # the same, when its node answers, and does not take it
 
 
 def never_had_machine(server: Server) -> bool:
@@ -29,8 +30,10 @@ def check_has_future(server: Server) -> None:
 
 def check_patience(volume: Volume, server: Server) -> None:
     """Raises Refused when a server that is no new one has not come to it for long, say since its node is down."""
-    if server.status != Status.INITIALIZING and volume.waited > BUSY_SECONDS:
-        raise Refused(f"server {server.name} did not come to it within {BUSY_SECONDS:g} s: {_state_of(server)}")
+    up = server.node is not None and server.node.state == "up"
+    limit = REFUSED_SECONDS if server.step == "adapt" and up else BUSY_SECONDS
+    if server.status != Status.INITIALIZING and volume.waited > limit:
+        raise Refused(f"server {server.name} did not come to it within {limit:g} s: {_state_of(server)}")
 
 
 def _state_of(server: Server) -> str:
