@@ -83,6 +83,7 @@ def _images() -> None:
             "os_version": entry.os_version,
             "default_user": entry.default_user,
             "cloud_init": entry.cloud_init,
+            "type": entry.type,
         }
         Image.objects.get_or_create(project=None, name=entry.name, defaults={**about, "step": "rest", "next_at": None})
 

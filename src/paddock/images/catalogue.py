@@ -13,6 +13,7 @@ class Entry:
     os_version: str
     default_user: str
     cloud_init: bool
+    type: str = "system"  # `rescue`: nobody's to choose, but booted where a server is to be rescued
 
 
 CATALOGUE = (
@@ -20,4 +21,5 @@ CATALOGUE = (
     Entry(
         "tiny", "A minimal Linux for trying things out: busybox, dropbear, a guest agent", "unknown", "1", "root", False
     ),
+    Entry("rescue", "A system in memory to repair a server's disks with", "debian", "12", "root", False, type="rescue"),
 )
