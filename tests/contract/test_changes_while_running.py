@@ -33,7 +33,7 @@ def test_unknown_machine(hypervisor: Hypervisor) -> None:
 
 
 def test_the_first_layout_has_no_room(hypervisor: Hypervisor, made: Made) -> None:
-    machine = made.new()
+    machine = made.new(max_cpus=4, max_memory_mib=512)
     hypervisor.machines.power(machine.uuid, Power.ON, 1)
     assert changed(hypervisor, machine) == ()
     assert len(changed(hypervisor, machine, cpus=2, memory_mib=128)) == 2

@@ -1,5 +1,6 @@
 """Snapshots: a whole disk file of one moment, and nothing left elsewhere."""
 
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -92,6 +93,8 @@ def test_machine_removed_in_the_middle(harness: Harness, made: Made, tmp_path: P
     harness.hypervisor.machines.remove(machine.uuid, 1)
     with pytest.raises(NotFound):
         harness.hypervisor.machines.state(machine.uuid)
+    if (tmp_path / "snapshot").exists():  # it was there before the removal, whole
+        check_file(harness, tmp_path / "snapshot")
 
 
 def test_host_process_killed_in_the_middle(harness: Harness, made: Made, tmp_path: Path) -> None:
@@ -102,6 +105,15 @@ def test_host_process_killed_in_the_middle(harness: Harness, made: Made, tmp_pat
     assert harness.snapshot(machine.uuid, snapshot, target).done
     check_file(harness, target)
     assert harness.hypervisor.machines.state(machine.uuid).phase is Phase.RUNNING
+
+
+def test_link_at_the_target_is_not_followed(harness: Harness, made: Made, tmp_path: Path) -> None:
+    target, victim = tmp_path / "snapshot", tmp_path / "victim"
+    victim.write_text("precious")
+    target.symlink_to(victim)
+    with suppress(PaddockError):
+        harness.snapshot(made.new().uuid, uuid4(), target)
+    assert victim.read_text() == "precious"
 
 
 def test_nowhere_to_write(harness: Harness, made: Made, tmp_path: Path) -> None:
