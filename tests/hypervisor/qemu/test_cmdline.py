@@ -1,13 +1,17 @@
 """QEMU's command line, against golden files and against what must never pass."""
 
+import re
+from uuid import UUID, uuid4
+
 import pytest
 
 from paddock.base.errors import Invalid, Refused
+from paddock.hypervisor.qemu import devices
 from paddock.hypervisor.qemu.binary import version_of
 from paddock.hypervisor.qemu.cmdline import Binary, command_line, pretty
 from paddock.hypervisor.qemu.scope import scope_command
 from paddock.machine.image import ImageFile, ImageManifest, Role
-from paddock.machine.spec import Machine
+from paddock.machine.spec import Attached, Machine, Rescue
 from paddock.machine.state import Accelerator
 from tests.hypervisor.qemu.golden import same_as_golden
 from tests.hypervisor.qemu.machines import UUID_1, make_machine
@@ -20,6 +24,13 @@ PLAIN = ImageManifest(name="debian-12", disk_size=512, files=(DISK,))
 DIRECT = ImageManifest(
     name="tiny", disk_size=512, files=(DISK, KERNEL, INITRD), direct_boot=True, cmdline="console=ttyS0 root=LABEL=r"
 )
+
+ISO = "c" * 64
+VOLUMES = (
+    Attached(volume=UUID("aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"), serial="4711"),
+    Attached(volume=UUID("00000000-0000-4000-8000-000000000000"), serial="4712"),
+)
+ROOM = {"layout": 2, "max_cpus": 8, "max_memory_mib": 1024}
 
 
 def words(
@@ -39,6 +50,45 @@ def words(
 )
 def test_golden(name: str, image: ImageManifest, accelerator: Accelerator, paused: bool) -> None:
     same_as_golden(name, pretty(words(image, accelerator, paused)))
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "changes"),
+    [
+        ("layout-2.txt", PLAIN, ROOM),
+        ("layout-2-all.txt", PLAIN, {**ROOM, "iso": ISO, "volumes": VOLUMES}),
+        ("layout-2-direct-boot-iso.txt", DIRECT, {"layout": 2, "iso": ISO}),
+        ("layout-1-iso.txt", PLAIN, {"iso": ISO}),
+        ("rescue.txt", DIRECT, {**ROOM, "iso": ISO, "volumes": VOLUMES, "rescue": Rescue(image=DIRECT.sha256)}),
+    ],
+)
+def test_golden_of_layout_2(name: str, image: ImageManifest, changes: dict[str, object]) -> None:
+    same_as_golden(name, pretty(words(image, **changes)))
+
+
+def test_layout_1_has_no_room_whatever_is_said() -> None:
+    assert words(**{**ROOM, "layout": 1}) == words()
+
+
+@pytest.mark.parametrize("least", [0, 1, 2])
+def test_less_room_than_there_is_already_is_none(least: int) -> None:
+    given = words(layout=2, max_cpus=least, max_memory_mib=least)
+    assert "cpus=2,sockets=1,cores=2,threads=1" in given
+    assert "size=64M" in given
+
+
+def test_a_rescue_system_is_booted_with_its_kernel_and_seed() -> None:
+    rescue = DIRECT.model_copy(update={"direct_boot": False})
+    given = words(rescue, rescue=Rescue(image=rescue.sha256))
+    assert f"../../images/{rescue.sha256}/kernel" in given
+    assert any("filename=rescue.iso" in word for word in given)
+    assert not any("filename=seed.iso" in word for word in given)
+
+
+def test_every_volume_has_a_name_that_qemu_takes() -> None:
+    names = {devices.node_name(uuid4()) for _ in range(1000)}
+    assert len(names) == 1000
+    assert all(re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name) for name in names)
 
 
 def test_a_direct_boot_without_initrd_and_cmdline_has_neither() -> None:

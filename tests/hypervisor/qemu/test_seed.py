@@ -5,9 +5,9 @@ import io
 import pycdlib
 import pytest
 
-from paddock.hypervisor.qemu.seed import LABEL, seed_files, seed_iso
+from paddock.hypervisor.qemu.seed import LABEL, rescue_files, seed_files, seed_iso
 from paddock.machine.image import ImageFile, ImageManifest, Role
-from paddock.machine.spec import Machine, Seed
+from paddock.machine.spec import Machine, Rescue, Seed
 from tests.hypervisor.qemu.golden import same_as_golden
 from tests.hypervisor.qemu.machines import UUID_1, make_machine
 
@@ -59,3 +59,9 @@ def test_the_iso_holds_the_files() -> None:
 def test_a_seed_of_the_largest_user_data() -> None:
     files = seed_files(machine(FULL.model_copy(update={"user_data": "#" + "ü" * 16000})))
     assert files["user-data"].encode() in seed_iso(files)
+
+
+def test_a_rescue_system_has_a_seed_of_its_own() -> None:
+    rescue = Rescue(image="e" * 64, ssh_keys=("ssh-ed25519 AAAAC3Nz rescuer",), password_hash="$6$other$hash")
+    files = rescue_files(machine(FULL), rescue)
+    same_as_golden("seed-rescue.txt", "".join(f"--- {name}\n{text}" for name, text in files.items()))

@@ -5,6 +5,7 @@ crash between any two commands.
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 from uuid import UUID
 
 from paddock.base import clock
@@ -43,19 +44,17 @@ def bring_volumes(live: Live, wanted: Iterable[Attached]) -> None:
     """Pull what the machine shall not have, plug what it shall. Raises Conflict when another machine has it,
     Unavailable when QEMU does not let go."""
     by_device = {device_id(a.volume): a for a in wanted}
-    wanted_nodes = {node_name(a.volume) for a in by_device.values()}
     for device in _plugged(live) - by_device.keys():
         live.execute("device_del", {"id": device})
     _until(lambda: _disks(live) <= _plugged(live), "QEMU does not let go of a volume that was unplugged")
-    for node in _nodes(live) - wanted_nodes:
-        if node.startswith(VOLUME_NODE):
+    plugged = _plugged(live)
+    used = {node_name(by_device[device].volume) for device in plugged}
+    for node in _nodes(live) - used:
+        if node.startswith(VOLUME_NODE):  # one without its disk too: it may have grown since
             _drop_node(live, node)
-    plugged, nodes = _plugged(live), _nodes(live)
     for device, attached in by_device.items():
-        if node_name(attached.volume) not in nodes:
-            _add_node(live, attached.volume)
         if device not in plugged:
-            live.execute("device_add", volume_device(attached))
+            _plug(live, attached)
 
 
 def bring_iso(live: Live, machine: Machine) -> tuple[str, ...]:
@@ -64,21 +63,22 @@ def bring_iso(live: Live, machine: Machine) -> tuple[str, ...]:
     wanted = image_file(machine.iso, Role.ISO) if machine.iso else ""
     if drive is None:
         return ("the ISO needs a new start: this machine was started without a CD drive",) if wanted else ()
-    if drive.get("inserted", {}).get("file", "") != wanted:
-        _change_medium(live, wanted)
+    _bring_medium(live, drive, wanted)
     _boot_cd(live, first=bool(wanted))
     if ISO_NODE in _nodes(live) and not _inserted(live, ISO_NODE):
         _drop_node(live, ISO_NODE)
     return ()
 
 
-def _change_medium(live: Live, file: str) -> None:
+def _bring_medium(live: Live, drive: dict[str, Any], file: str) -> None:
     """Whether or not the guest has locked its drive: it sees a medium that was changed by hand."""
-    if file:
+    here = drive.get("inserted", {}).get("file", "")
+    if file and here != file:
         medium = {"id": CD, "filename": file, "format": "raw", "read-only-mode": "read-only", "force": True}
         live.execute("blockdev-change-medium", medium)
-    else:
+    if here and not file:
         live.execute("eject", {"id": CD, "force": True})
+    if not file and (here or drive["tray_open"]):
         live.execute("blockdev-close-tray", {"id": CD})
 
 
@@ -92,11 +92,13 @@ def _boot_cd(live: Live, first: bool) -> None:
         live.execute("qom-set", {"path": path, "property": "bootindex", "value": index})
 
 
-def _add_node(live: Live, volume: UUID) -> None:
+def _plug(live: Live, attached: Attached) -> None:
+    live.execute("blockdev-add", volume_node(attached.volume))
     try:
-        live.execute("blockdev-add", volume_node(volume))
+        live.execute("device_add", volume_device(attached))
     except Refused as e:
-        raise start.volume_in_use(e.message) or e from e
+        _drop_node(live, node_name(attached.volume))
+        raise start.volume_in_use(str(attached.volume)) if start.LOCKED in e.message else e from e
 
 
 def _drop_node(live: Live, node: str) -> None:

@@ -20,6 +20,7 @@ from paddock.machine.spec import Machine, UserNetwork
 
 START_WAIT = 30.0  # seconds from exec to an answer: a host that swaps is slow
 LOCK_WAIT = 2.0
+LOCKED = 'write" lock'  # in QEMU's words when another process has a disk
 RECORD_SIZE = 4096  # bytes that a start writes itself, at most
 
 log = logging.getLogger(__name__)
@@ -96,18 +97,15 @@ def why_it_died(machine: Machine, said: str, ended: str) -> PortTaken | Refused 
             return e
         except Refused:
             pass  # QEMU's own words say more
-    if volume := volume_in_use(said):
-        return volume
+    if LOCKED in said and (volume := _volume_named(said)):
+        return volume_in_use(volume)
     return Refused(f"QEMU does not start: {shortened(said) or ended}", hint=_hint(said))
 
 
-def volume_in_use(said: str) -> Conflict | None:
-    """What QEMU's words about a volume's lock mean: two machines never have one at the same time."""
-    found = re.search(r"/volumes/([0-9a-f-]{36})/", said)
-    if found is None or 'write" lock' not in said:
-        return None
+def volume_in_use(volume: str) -> Conflict:
+    """Two machines never have one volume at the same time."""
     return Conflict(
-        f"volume {found[1]} is in use by another machine's QEMU", hint="detach it there, or power that machine off"
+        f"volume {volume} is in use by another machine's QEMU", hint="detach it there, or power that machine off"
     )
 
 
@@ -116,13 +114,19 @@ def shortened(said: str) -> str:
     return re.sub(r"(?m)^(\d{4}-\S+Z )?(\S*qemu-system-\S+: )?", "", said)
 
 
+def _volume_named(said: str) -> str:
+    """The volume that QEMU's words are about: its device's, or its file's, name is in them."""
+    found = re.search(r"volume[s]?[-/]([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})", said)
+    return found[1] if found else ""
+
+
 def _hint(said: str) -> str:
     hints = {
         "allocate memory": "the node has not enough free memory: use a smaller server type or another node",
         "No space left": "the node's disk is full: remove machines or images",
         "Permission denied": "QEMU's user may not open it: `paddock doctor` checks permissions",
         "Could not access KVM": "`paddock doctor` says what is wrong with /dev/kvm",
-        'write" lock': "another process uses the disk: see `fuser -v` on it",
+        LOCKED: "another process uses the disk: see `fuser -v` on it",
         "host forwarding rule": "QEMU's user may not listen there: is the port below 1024? Choose another port range",
         "unsupported machine type": "this QEMU is too old or too new for the machine: see `qemu -machine help`",
     }

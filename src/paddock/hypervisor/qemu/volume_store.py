@@ -28,8 +28,9 @@ QEMU_LOCKS = range(100, 300)  # the bytes that QEMU locks, one for each thing it
 _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux, as open file description locks take it
 _MADE, _GONE = ".new-", ".gone-"
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"  # a plain user's may lack where mkfs is
+_FULL = ("no space left", "quota", "short write")  # what programs say then
 _FORMATS = {
-    "ext4": ("e2fsprogs", "mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,nodiscard"),
+    "ext4": ("e2fsprogs", "mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"),
     "xfs": ("xfsprogs", "mkfs.xfs", "-q", "-K"),
 }
 
@@ -160,7 +161,7 @@ def check_size(volume: Volume, now: int | None) -> None:
 def full_or(error: PaddockError, path: Path, size: int) -> PaddockError:
     """DiskFull where a program's words mean that, else the error itself."""
     said = error.message.lower()
-    return disks.full(path.parent, size) if "no space left" in said or "quota" in said else error
+    return disks.full(path.parent, size) if any(word in said for word in _FULL) else error
 
 
 def _format(kind: str, path: Path) -> None:
