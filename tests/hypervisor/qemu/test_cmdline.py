@@ -1,6 +1,7 @@
 """QEMU's command line, against golden files and against what must never pass."""
 
 import re
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -30,7 +31,7 @@ VOLUMES = (
     Attached(volume=UUID("aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"), serial="4711"),
     Attached(volume=UUID("00000000-0000-4000-8000-000000000000"), serial="4712"),
 )
-ROOM = {"layout": 2, "max_cpus": 8, "max_memory_mib": 1024}
+ROOM: dict[str, Any] = {"layout": 2, "max_cpus": 8, "max_memory_mib": 1024}
 
 
 def words(
@@ -62,7 +63,7 @@ def test_golden(name: str, image: ImageManifest, accelerator: Accelerator, pause
         ("rescue.txt", DIRECT, {**ROOM, "iso": ISO, "volumes": VOLUMES, "rescue": Rescue(image=DIRECT.sha256)}),
     ],
 )
-def test_golden_of_layout_2(name: str, image: ImageManifest, changes: dict[str, object]) -> None:
+def test_golden_of_layout_2(name: str, image: ImageManifest, changes: dict[str, Any]) -> None:
     same_as_golden(name, pretty(words(image, **changes)))
 
 
