@@ -64,4 +64,5 @@ def hold_against_specification(method: str, path: str, response: Any) -> None:
         return
     headers = {name.lower(): value for name, value in response.headers.items()}
     answer = Answer(method, bare.removeprefix("/v1"), response.status_code, headers, response.content)
-    assert known.violations(answer) == []
+    violations = known.violations(answer)
+    assert violations == [], violations

@@ -104,6 +104,7 @@ OWNED: dict[str, tuple[str, Any]] = {
     f"{_POST}disable_rescue": ("server", None),
     f"{_POST}attach_iso": ("server", {"iso": "any"}),
     f"{_POST}detach_iso": ("server", None),
+    f"{_POST}request_console": ("server", None),
     f"{_POST}enable_backup": ("server", None),
     f"{_POST}disable_backup": ("server", None),
     f"{_POST}change_dns_ptr": ("server", {"ip": "192.0.2.1", "dns_ptr": "a.example.com"}),

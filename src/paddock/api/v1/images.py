@@ -200,10 +200,12 @@ actions.serve(router, "image", visible)
 
 
 @router.post("/images/{int:id}/actions/change_protection", response={201: actions.OneAction})
-def change_image_protection(request: HttpRequest, id: int, body: ProtectImage) -> Status[actions.OneAction]:
+def change_image_protection(
+    request: HttpRequest, id: int, body: ProtectImage | None = None
+) -> Status[actions.OneAction]:
     """Protect an image of the project against being deleted, or no longer."""
     image = _own(request, id, "protected")
-    wanted = image.protect_delete if body.delete is None else body.delete
+    wanted = image.protect_delete if body is None or body.delete is None else body.delete
     return Status(201, actions.asked(flow.protect(image, wanted, correlation(request))))
 
 

@@ -65,20 +65,23 @@ def change_type(request: HttpRequest, id: int, body: server_body.ChangeType) -> 
 
 
 @router.post(f"{ON_SERVER}/create_image", response={201: ImageAction})
-def create_image(request: HttpRequest, id: int, body: server_body.CreateImage) -> Status[ImageAction]:
+def create_image(request: HttpRequest, id: int, body: server_body.CreateImage | None = None) -> Status[ImageAction]:
     """Take a snapshot of its system disk as it is at one moment, also while it runs."""
-    server = own_server(request, id)
-    if body.type == "backup":
+    server, wanted = own_server(request, id), body or server_body.CreateImage()
+    if wanted.type == "backup":
         raise ApiError(422, "unsupported_error", f"image type 'backup' can't be had: {NO_BACKUPS}")
-    text = body.description or f"{server.name} {clock.now():%Y-%m-%d %H:%M:%S}"
-    image, action = wishes.create_image(server, text[:200], body.labels, correlation(request))
+    text = wanted.description or f"{server.name} {clock.now():%Y-%m-%d %H:%M:%S}"
+    image, action = wishes.create_image(server, text[:200], wanted.labels, correlation(request))
     return Status(201, ImageAction(image=images.shown(image), action=actions.shown(action)))
 
 
 @router.post(f"{ON_SERVER}/change_protection", response={201: OneAction})
-def change_protection(request: HttpRequest, id: int, body: server_body.ProtectServer) -> Status[OneAction]:
+def change_protection(
+    request: HttpRequest, id: int, body: server_body.ProtectServer | None = None
+) -> Status[OneAction]:
     """Protect it against being deleted or rebuilt, or no longer. What is left out stays as it was."""
-    return _begun(wishes.protect(own_server(request, id), body.delete, body.rebuild, correlation(request)))
+    server, wanted = own_server(request, id), body or server_body.ProtectServer()
+    return _begun(wishes.protect(server, wanted.delete, wanted.rebuild, correlation(request)))
 
 
 @router.post(f"{ON_SERVER}/add_to_placement_group", response={201: OneAction})
@@ -98,7 +101,7 @@ def remove_from_placement_group(request: HttpRequest, id: int) -> Status[OneActi
 
 
 @router.post(f"{ON_SERVER}/enable_rescue", response={201: PasswordAction})
-def enable_rescue(request: HttpRequest, id: int, body: server_body.Rescue = None) -> Status[PasswordAction]:  # type: ignore[assignment]  # ninja's way to say that a body may be left out
+def enable_rescue(request: HttpRequest, id: int, body: server_body.Rescue | None = None) -> Status[PasswordAction]:
     """Boot the rescue system at the next start within 60 minutes, once."""
     server, wanted = own_server(request, id), body or server_body.Rescue()
     keys = [key.public_key for key in ssh_keys.by_names(request, wanted.ssh_keys)]

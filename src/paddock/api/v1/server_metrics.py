@@ -1,5 +1,6 @@
 """What a server used: CPU, disk and network over time, in the names and units that API clients draw."""
 
+import math
 from datetime import UTC, datetime
 
 from django.http import HttpRequest
@@ -34,7 +35,7 @@ class MetricsReply(Reply):
 
     start: Time
     end: Time
-    step: float
+    step: int
     time_series: dict[str, Line]
 
 
@@ -68,7 +69,9 @@ def show_metrics(request: HttpRequest, id: int) -> OneMetrics:
     found = _ask(server, start.timestamp(), end.timestamp(), step)
     lines = {series.name: series for series in found.series}
     shown = {name: _line(lines.get(name)) for kind in kinds for name in NAMES[kind]}
-    return OneMetrics(metrics=MetricsReply(start=start, end=end, step=max(step, found.step), time_series=shown))
+    return OneMetrics(
+        metrics=MetricsReply(start=start, end=end, step=max(step, math.ceil(found.step)), time_series=shown)
+    )
 
 
 def _ask(server: Server, start: float, end: float, step: float) -> Metrics:
@@ -108,15 +111,15 @@ def _time(request: HttpRequest, name: str) -> datetime:
         raise invalid(name, f"must be a time in RFC 3339, like 2026-01-30T23:55:00Z, not '{given}'") from None
 
 
-def _step(request: HttpRequest, seconds: float) -> float:
-    """Seconds between values: as asked for, but never more than 500 of them."""
-    least, given = seconds / MOST_SAMPLES, query(request, "step")
+def _step(request: HttpRequest, seconds: float) -> int:
+    """Whole seconds between values: as asked for, but never more than 500 of them."""
+    least, given = math.ceil(seconds / MOST_SAMPLES), query(request, "step")
     if not given:
-        return seconds / SAMPLES
+        return max(1, math.ceil(seconds / SAMPLES))
     try:
         step = float(given)
     except ValueError:
         step = 0.0
     if not 0 < step < 10**9:
         raise invalid("step", f"must be a number of seconds, not '{given}'")
-    return max(step, least)
+    return max(math.ceil(step), least)

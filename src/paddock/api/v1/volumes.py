@@ -225,8 +225,8 @@ def resize(request: HttpRequest, id: int, body: ResizeVolume) -> Status[actions.
 
 
 @router.post("/volumes/{int:id}/actions/change_protection", response={201: actions.OneAction})
-def change_protection(request: HttpRequest, id: int, body: ProtectVolume) -> Status[actions.OneAction]:
+def change_protection(request: HttpRequest, id: int, body: ProtectVolume | None = None) -> Status[actions.OneAction]:
     """Protect it against being deleted, or no longer."""
     volume = _volume(request, id)
-    wanted = volume.protect_delete if body.delete is None else body.delete
+    wanted = volume.protect_delete if body is None or body.delete is None else body.delete
     return Status(201, actions.asked(flow.protect(volume, wanted, correlation(request))))
