@@ -12,7 +12,7 @@ from paddock.machine.spec import Machine, Power, Rescue
 from paddock.machine.state import Phase
 from tests.contract.conftest import Made
 from tests.contract.harness import Harness, until
-from tests.contract.specs import GREETING, IMAGE_SIZE, RESCUE_GREETING, make_iso, make_rescue, system_disk
+from tests.contract.specs import GREETING, IMAGE_SIZE, RESCUE_GREETING, free_port, make_iso, make_rescue, system_disk
 
 
 def changed(hypervisor: Hypervisor, machine: Machine, **fields: Any) -> tuple[str, ...]:
@@ -84,6 +84,32 @@ def test_cds_are_changed(harness: Harness, made: Made, tmp_path: Path) -> None:
     hypervisor.machines.power(machine.uuid, Power.OFF, 1)
     hypervisor.machines.power(machine.uuid, Power.ON, 1)
     assert hypervisor.machines.state(machine.uuid).phase is Phase.RUNNING
+
+
+def test_a_machine_without_a_drive(harness: Harness, made: Made, tmp_path: Path) -> None:
+    disc, hypervisor = make_iso(tmp_path, "drive"), harness.hypervisor
+    assert harness.copy(disc, tmp_path).done
+    machine = made.new()
+    hypervisor.machines.power(machine.uuid, Power.ON, 1)
+    assert len(changed(hypervisor, machine, iso=disc.sha256)) == 1
+    assert changed(hypervisor, machine, iso=None) == ()
+    hypervisor.machines.power(machine.uuid, Power.OFF, 1)
+    hypervisor.machines.ensure(machine.model_copy(update={"iso": disc.sha256}), 1)
+    hypervisor.machines.power(machine.uuid, Power.ON, 1)
+    for iso in (disc.sha256, None, disc.sha256):  # it was started with one in its drive
+        assert changed(hypervisor, machine, iso=iso) == ()
+
+
+def test_what_only_a_start_brings(hypervisor: Hypervisor, made: Made) -> None:
+    machine = made.new(layout=2, max_cpus=2)
+    hypervisor.machines.power(machine.uuid, Power.ON, 1)
+    seed = machine.seed.model_copy(update={"hostname": "renamed"})
+    network = machine.network.model_copy(update={"ssh_port": free_port()})
+    every = {"name": "renamed", "seed": seed, "network": network, "max_cpus": 4, "layout": 1}
+    for field, value in every.items():
+        assert for_the_next_start(changed(hypervisor, machine, **{field: value})) == 1, field
+    assert changed(hypervisor, machine) == ()
+    assert len(changed(hypervisor, machine, **every)) == len(every)
 
 
 def test_starts_with_a_cd(harness: Harness, made: Made, tmp_path: Path) -> None:

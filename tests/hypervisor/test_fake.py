@@ -207,8 +207,10 @@ def test_memory_that_is_added_is_taken(fake: FakeHypervisor, tmp_path: Path) -> 
     free = fake.machines.facts().memory_free_mib
     fake.machines.ensure(machine.model_copy(update={"memory_mib": 1024}), 1)
     assert fake.machines.facts().memory_free_mib == free
-    fake.machines.adapt(machine.uuid, 1)
+    assert fake.machines.adapt(machine.uuid, 1).pending == ()
     assert fake.machines.facts().memory_free_mib == free - 960
+    fake.inject(FaultOrder(guest_agent_absent=True))
+    assert "not taken" in fake.machines.adapt(machine.uuid, 1).pending[0]
     fake.machines.power(machine.uuid, Power.OFF, 1)
     assert fake.machines.facts().memory_free_mib == fake.memory_mib
 

@@ -14,7 +14,7 @@ from paddock.hypervisor.fake_qcow2 import qcow2
 from paddock.hypervisor.fake_store import Saved, Taken, check_files, total_bytes
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Disk, Machine
-from paddock.machine.state import Phase, Progress, Snapshot
+from paddock.machine.state import Progress, Snapshot
 
 PATIENCE = 0.05  # seconds that the first question for an image waits, so that small ones are there at once
 
@@ -160,16 +160,9 @@ class FakeSnapshots:
         return _Copy(clock.monotonic(), Taken(target=str(target), size=size, frozen=not why, not_frozen=why))
 
     def _why_not_frozen(self, fake: Fake) -> str:
-        faults = self._host.faults
         if not fake.on:
             return ""  # nothing moves on the disk of a machine that is off
-        if faults.not_frozen:
-            return faults.not_frozen
-        if fake.saved.phase is Phase.PAUSED:
-            return "the machine is paused, so its guest agent can't answer"
-        if faults.guest_agent_absent or faults.guest_agent_hangs or fake.saved.age() < self._host.ready_after:
-            return "no guest agent answers in this machine"
-        return ""
+        return self._host.faults.not_frozen or self._host.why_silent(fake)
 
     def _write(self, fake: Fake, snapshot: UUID, copy: _Copy, target: Path) -> None:
         if self._host.faults.disk_full:

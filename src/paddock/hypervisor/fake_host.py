@@ -118,14 +118,15 @@ class FakeHost:
             raise PortTaken(f"port {wanted} is in use by machine {holder}", hint="take another port")
         self.memory_used += machine.memory_mib
         runs = (*fake.saved.runs, (clock.now().timestamp(), 0.0))[-RUNS:]
-        self._set_phase(fake, phase, port=wanted, memory_mib=machine.memory_mib, running=machine, runs=runs)
+        has = {"port": wanted, "memory_mib": machine.memory_mib, "running": machine, "started": machine}
+        self._set_phase(fake, phase, runs=runs, **has)
 
     def turn_off(self, fake: Fake, phase: Phase, reason: str, *, rebooting: bool = False) -> None:
         """Stop it; what was connected to it is hung up."""
         self.ports.pop(fake.saved.port, None)
         self.memory_used -= fake.saved.memory_mib
         runs = (*fake.saved.runs[:-1], (fake.saved.runs[-1][0], clock.now().timestamp())) if fake.saved.runs else ()
-        self._set_phase(fake, phase, reason=reason, rebooting=rebooting, running=None, runs=runs)
+        self._set_phase(fake, phase, reason=reason, rebooting=rebooting, running=None, started=None, runs=runs)
         for stream in fake.streams:
             stream.hang_up()
         fake.streams.clear()
@@ -148,6 +149,14 @@ class FakeHost:
         self.keep(fake, **{**fresh, **changes})
         if phase is Phase.RUNNING:
             fake.write(fake.greeting())
+
+    def why_silent(self, fake: Fake) -> str:
+        """Why the guest agent of a machine that is on does not answer now; empty: it does."""
+        if fake.saved.phase is Phase.PAUSED:
+            return "the guest is paused"
+        if self.faults.guest_agent_absent or self.faults.guest_agent_hangs or fake.saved.age() < self.ready_after:
+            return "no guest agent answers in this machine"
+        return ""
 
     def tell(self) -> None:
         self.cursor += 1

@@ -1,12 +1,12 @@
 """The fake's machines: defined, turned on and off, brought to their definition while they run."""
 
-from collections.abc import Iterator
 from uuid import UUID
 
 from paddock import __version__
 from paddock.base import clock
 from paddock.base.errors import Conflict
 from paddock.hypervisor.base import Capabilities
+from paddock.hypervisor.fake_adapt import brought, pending
 from paddock.hypervisor.fake_host import Fake, FakeHost
 from paddock.hypervisor.fake_metrics import made_up
 from paddock.machine.spec import Machine, Power
@@ -107,39 +107,17 @@ class FakeMachines:
         with host.faults.around("adapt", machine), host.changed:
             fake = host.find(machine)
             wanted, has = fake.saved.machine, fake.saved.has
-            if not fake.on or wanted is None or has is None:
+            if wanted is None or has is None:
                 return Adapted()
-            can = _as_far_as_it_goes(has, wanted)
+            started = fake.saved.started or has
+            can = brought(started, has, wanted)
             host.check_parts(can)
             if can != has:
                 host.memory_used += can.memory_mib - fake.saved.memory_mib
                 host.keep(fake, running=can, memory_mib=can.memory_mib)
-            return Adapted(pending=tuple(_pending(can, wanted)))
+            return Adapted(pending=tuple(pending(started, can, wanted, agent=host.why_silent(fake) == "")))
 
     def metrics(self, machine: UUID, start: float, end: float, step: float) -> Metrics:
         with self._host.faults.around("metrics", machine), self._host.changed:
             saved = self._host.find(machine).saved
         return made_up(machine, saved.runs, start, end, step, now=clock.now().timestamp())
-
-
-def _as_far_as_it_goes(has: Machine, wanted: Machine) -> Machine:
-    """What a running guest that has `has` can be brought to of `wanted`."""
-    cpus, memory = has.cpus, has.memory_mib
-    if has.layout == 2 and cpus < wanted.cpus <= has.max_cpus:
-        cpus = wanted.cpus
-    if has.layout == 2 and memory < wanted.memory_mib <= has.max_memory_mib:
-        memory = wanted.memory_mib
-    plugged = {"volumes": wanted.volumes, "iso": wanted.iso, "cpus": cpus, "memory_mib": memory}
-    return has.model_copy(update=plugged)
-
-
-def _pending(has: Machine, wanted: Machine) -> Iterator[str]:
-    """A sentence for each thing that only a new start brings."""
-    if has.cpus != wanted.cpus:
-        yield f"it runs with {has.cpus} CPUs, and has {wanted.cpus} from its next start on"
-    if has.memory_mib != wanted.memory_mib:
-        yield f"it runs with {has.memory_mib} MiB of memory, and has {wanted.memory_mib} MiB from its next start on"
-    if has.rescue != wanted.rescue:
-        yield f"its next start boots {'the rescue system' if wanted.rescue else 'its own disk'}"
-    if has.network != wanted.network:
-        yield "its network changes with its next start"

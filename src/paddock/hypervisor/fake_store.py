@@ -35,6 +35,7 @@ class Saved(Frozen):
     port: str = ""  # what it holds while it is on: its definition may have changed since
     memory_mib: int = 0
     running: Machine | None = None  # what its guest has while it is on
+    started: Machine | None = None  # and what it had when it was turned on
     rebooting: bool = False
     runs: tuple[tuple[float, float], ...] = ()  # when it was turned on and off, as unix times; 0: it still is on
     passwords: dict[str, str] = {}  # the hashes that its guest agent was given, by user

@@ -1,0 +1,56 @@
+"""What a running fake guest takes of a new definition at once, and what waits for its next start, as with QEMU."""
+
+from collections.abc import Iterator
+
+from paddock.machine.spec import Machine
+
+_LATER = {
+    "name": "its name changes with the next start",
+    "image": "it boots another image from its next start on",
+    "machine_type": "the machine type changes with the next start",
+    "layout": "its layout changes with the next start",
+    "max_cpus": "how many CPUs can be added changes with the next start",
+    "max_memory_mib": "how much memory can be added changes with the next start",
+    "network": "its network changes with the next start",
+    "seed": "its guest is told new data for cloud-init at the next start",
+}
+
+
+def brought(started: Machine, has: Machine, wanted: Machine) -> Machine:
+    """What a guest that was started as `started` and has `has` by now can be brought to of `wanted`."""
+    roomy = started.layout == 2
+    return has.model_copy(
+        update={
+            "volumes": wanted.volumes,
+            "iso": wanted.iso if _has_drive(started) else has.iso,
+            "cpus": _added(has.cpus, wanted.cpus, started.max_cpus if roomy else 0),
+            "memory_mib": _added(has.memory_mib, wanted.memory_mib, started.max_memory_mib if roomy else 0),
+        }
+    )
+
+
+def pending(started: Machine, has: Machine, wanted: Machine, agent: bool) -> Iterator[str]:
+    """A sentence for each thing that the guest goes without. `agent`: its guest agent answers."""
+    if has.iso != wanted.iso:
+        yield "the ISO needs a new start: this machine was started without a CD drive"
+    if has.cpus != wanted.cpus:
+        yield f"it has {has.cpus} CPUs, and {wanted.cpus} from its next start on"
+    if has.cpus > started.cpus and not agent:
+        yield f"its guest has not switched on all of its {has.cpus} CPUs yet"
+    if has.memory_mib != wanted.memory_mib:
+        yield f"it has {has.memory_mib} MiB of memory, and {wanted.memory_mib} from its next start on"
+    if has.memory_mib > started.memory_mib and not agent:
+        yield f"its guest has not taken all of its {has.memory_mib} MiB of memory yet"
+    for field, sentence in _LATER.items():
+        if getattr(has, field) != getattr(wanted, field):
+            yield sentence
+    if bool(has.rescue) != bool(wanted.rescue):
+        yield "the rescue system is booted at the next start" if wanted.rescue else "it is in its rescue system still"
+
+
+def _added(has: int, wanted: int, most: int) -> int:
+    return wanted if has < wanted <= most else has
+
+
+def _has_drive(started: Machine) -> bool:
+    return started.layout == 2 or started.iso is not None
