@@ -8,6 +8,7 @@ import pytest
 from paddock.base import clock, errors, settings
 from paddock.base.files import write_private
 from paddock.base.ids import mac_address, new_password, new_token
+from paddock.base.settings import parse
 
 
 @pytest.mark.parametrize("cls", [errors.Invalid, errors.NoRoom, errors.StaleEpoch, errors.DiskFull, errors.Locked])
@@ -103,3 +104,29 @@ def test_two_nodes_as_in_kvm_clouds_example() -> None:
 def test_wrong_settings_name_the_key(text: str, wrong: str) -> None:
     with pytest.raises(errors.Invalid, match=wrong):
         settings.parse(text, "paddock.toml")
+
+
+@pytest.mark.parametrize(("text", "tls"), [
+    ("", False), ('host = "localhost"', False), ('host = "127.0.0.9"', False), ('host = "::1"', False),
+    ('host = "0.0.0.0"', True), ('host = "::"', True), ('host = "192.0.2.1"', True), ('host = "cloud.example"', True),
+    ('tls_cert = "a"\ntls_key = "b"', True),
+])  # fmt: skip
+def test_plain_http_is_for_this_machine_only(text: str, tls: bool) -> None:
+    assert parse(f"[api]\n{text}", "paddock.toml").api.tls is tls
+
+
+@pytest.mark.parametrize(("text", "field"), [
+    ('tls_cert = "a"', "api"), ("tls = true", "api.tls"), ("rate_limit = -1", "api.rate_limit"),
+    ('public_url = "cloud.example"', "api.public_url"), ('public_url = "https://cloud.example/v1"', "api.public_url"),
+])  # fmt: skip
+def test_what_the_api_can_not_be(text: str, field: str) -> None:
+    with pytest.raises(errors.Invalid) as refused:
+        parse(f"[api]\n{text}", "paddock.toml")
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(("text", "shared"), [
+    ("", False), ('driver = "fake"', True), ("shared = true", True), ('driver = "fake"\nshared = false', False),
+])  # fmt: skip
+def test_which_nodes_projects_may_share(text: str, shared: bool) -> None:
+    assert parse(f'[[node]]\nname = "n1"\n{text}', "paddock.toml").node[0].may_be_shared is shared

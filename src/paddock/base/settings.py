@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
 
 from paddock.base.errors import Invalid
 from paddock.base.statedir import DATABASE_ENV as DATABASE_ENV
@@ -42,6 +42,7 @@ class ApiSettings(_Section):
         """Whether only this machine reaches it, so that it may be plain HTTP."""
         return is_loopback(self.host)
 
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
     @property
     def tls(self) -> bool:
         """Whether it speaks HTTPS."""

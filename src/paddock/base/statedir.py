@@ -83,6 +83,16 @@ class StateDir:
         return self.root / "secret-key"
 
     @property
+    def tls(self) -> Path:
+        """Our certificate authority, and what it signed for the API: ca.crt, ca.key, server.crt, server.key."""
+        return self.root / "tls"
+
+    @property
+    def ca(self) -> Path:
+        """What clients trust."""
+        return self.tls / "ca.crt"
+
+    @property
     def database_url(self) -> Path:
         return self.run / "database-url"
 

@@ -32,9 +32,9 @@ _KINDS: dict[str, type[PaddockError]] = {
 
 
 class Api:
-    """An API server, as one project's user sees it."""
+    """An API server, as one project's user sees it. `ca` is a file of certificates to trust besides the system's."""
 
-    def __init__(self, endpoint: str, token: str) -> None:
+    def __init__(self, endpoint: str, token: str, ca: Path | None = None) -> None:
         try:
             parts = urlsplit(endpoint)
         except ValueError:
@@ -42,14 +42,15 @@ class Api:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Invalid(f"{endpoint!r} is not the address of an API", hint="it looks like http://127.0.0.1:7480")
         self.endpoint = endpoint.rstrip("/").removesuffix("/v1")
-        self.token = token
+        self.token, self.ca = token, ca
+        self.tls = _trusting(ca) if parts.scheme == "https" else None
         self.local = parts.hostname in LOOPBACK
         self._http = httpx.Client(
             base_url=self.endpoint,
             headers={"Authorization": f"Bearer {token}", "User-Agent": f"paddock/{__version__}"},
             timeout=httpx.Timeout(ANSWER, connect=5),
             trust_env=not self.local,
-            verify=True if parts.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            verify=self.tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
         )
 
     def get(self, path: str, params: Mapping[str, Any] | None = None, *, patience: float = 0) -> Json:
@@ -103,6 +104,11 @@ class Api:
         try:
             return _checked(self._http.request(method, path, **arguments))
         except httpx.ConnectError as e:
+            if "CERTIFICATE_VERIFY_FAILED" in str(e):
+                raise Refused(
+                    f"{self.endpoint} has a certificate that is not trusted here: {_reason(e)}",
+                    hint="copy tls/ca.crt from its state directory, and set PADDOCK_CA to where it is",
+                ) from e
             raise Unavailable(
                 f"the API at {self.endpoint} does not answer: {_reason(e)}",
                 hint="`paddock up` starts it, `paddock status` shows what runs",
@@ -116,6 +122,17 @@ class Api:
                 f"the connection to {self.endpoint} was cut during {method} {path}: {_reason(e)}",
                 hint="" if method == "GET" else "it may have been done all the same: look before you ask again",
             ) from e
+
+
+def _trusting(ca: Path | None) -> ssl.SSLContext:
+    """What verifies the server: the system's authorities, and that of this cloud. Raises Invalid."""
+    context = ssl.create_default_context()
+    try:
+        if ca is not None:
+            context.load_verify_locations(ca)
+    except OSError as e:  # ssl.SSLError is one
+        raise Invalid(f"the certificates in {ca} can't be used: {e}", hint="see PADDOCK_CA") from e
+    return context
 
 
 def read_token(path: Path) -> str:

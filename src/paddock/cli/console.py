@@ -74,7 +74,7 @@ def _connected(api: Api, server: int) -> Iterator[ClientConnection]:
     try:
         socket = connect(
             address, additional_headers=header, proxy=None if api.local else True, max_size=None, open_timeout=10,
-            close_timeout=2,
+            close_timeout=2, ssl=api.tls,
         )  # fmt: skip
     except InvalidStatus as e:
         kind = NotFound if e.response.status_code == 404 else Refused

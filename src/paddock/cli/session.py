@@ -12,6 +12,7 @@ from paddock.base.statedir import StateDir, default_state_dir
 from paddock.cli.client import Api, read_token
 
 ENDPOINT_ENV = "PADDOCK_ENDPOINT"
+CA_ENV = "PADDOCK_CA"
 TOKEN_ENV = "PADDOCK_TOKEN"  # noqa: S105  (the variable's name)
 
 
@@ -38,7 +39,7 @@ class Session:
                 f"there is no token for {chosen}",
                 hint=f"set {TOKEN_ENV}; the token in {state.root} goes only to the cloud that runs there",
             )
-        return Api(chosen or own, token or read_token(state.token))
+        return Api(chosen or own, token or read_token(state.token), _authority(state))
 
 
 def api_of(ctx: typer.Context) -> Api:
@@ -54,6 +55,14 @@ def config_dir() -> Path:
     path = Path(base) / "paddock"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
+
+
+def _authority(state: StateDir) -> Path | None:
+    """The certificates to trust besides the system's: those that PADDOCK_CA names, else those of this machine's own
+    cloud."""
+    if chosen := os.environ.get(CA_ENV):
+        return Path(chosen).absolute()
+    return state.ca if state.ca.exists() else None
 
 
 def _own_address(state: StateDir) -> str:

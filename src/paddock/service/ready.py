@@ -57,6 +57,20 @@ class Http:
         return str(self.address) if isinstance(self.address, Path) else f"{self.address[0]}:{self.address[1]}"
 
 
+@dataclass(frozen=True)
+class Listens:
+    """It takes connections on a TCP port: for who speaks TLS, which would cost the supervisor a third of its memory."""
+
+    address: tuple[str, int]
+
+    def missing(self, _seconds: float, /) -> str:
+        try:
+            _connect(self.address).close()
+        except OSError as e:
+            return f"a connection to {self.address[0]}:{self.address[1]} ({e.strerror or e})"
+        return ""
+
+
 def _get(address: Path | tuple[str, int], path: str) -> bytes:
     """The status line. httpx would cost the supervisor half its memory."""
     with _connect(address) as connection:

@@ -12,7 +12,7 @@ from paddock.base.run import run
 from paddock.base.statedir import DATABASE_ENV, STATE_ENV, StateDir
 from paddock.service.postgres import STOP_WITHIN, Cluster
 from paddock.service.process import Process
-from paddock.service.ready import Alive, Asks, Http
+from paddock.service.ready import Alive, Asks, Http, Listens
 
 RECOVERY = 600.0  # seconds that PostgreSQL may need after a crash
 STEP = 60.0  # seconds that a worker may need to end the steps in hand
@@ -41,12 +41,13 @@ class Plan:
     database_url: str
     workers: int
     nodes: tuple[Node, ...]
+    tls: bool = False
 
     @property
     def api_url(self) -> str:
         """Where this host reaches the API: one that listens everywhere is on loopback too."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+        return f"http{'s' * self.tls}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -68,7 +69,14 @@ def read_plan(state: StateDir) -> Plan:
     if done.code:
         raise from_wire(found)
     nodes = tuple(_node(n, state) for n in found["node"])
-    return Plan(found["api"]["host"], found["api"]["port"], found["database"]["url"], found["workers"], nodes)
+    return Plan(
+        found["api"]["host"],
+        found["api"]["port"],
+        found["database"]["url"],
+        found["workers"],
+        nodes,
+        found["api"]["tls"],
+    )
 
 
 def postgres(cluster: Cluster) -> Process:
@@ -98,9 +106,8 @@ def control_plane(state: StateDir, plan: Plan, database_url: str) -> list[Proces
     prepare = Process(
         "prepare", _module("paddock.cloud.prepare"), stage=1, once=True, start_within=MIGRATION, env=env
     )  # fmt: skip
-    api = Process(
-        "api", _module("paddock.api"), stage=2, ready=Http(plan.address, "/x/v1/version"), env=env
-    )  # fmt: skip
+    ready = Listens(plan.address) if plan.tls else Http(plan.address, "/x/v1/version")
+    api = Process("api", _module("paddock.api"), stage=2, ready=ready, env=env)
     names = ["worker"] if plan.workers == 1 else [f"worker-{n}" for n in range(1, plan.workers + 1)]
     workers = [
         Process(
