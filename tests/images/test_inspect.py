@@ -148,7 +148,7 @@ def test_a_raw_disk_cut_within_a_sector_is_refused(tmp_path: Path) -> None:
         (b"", "empty"),
         (b"hello", "not a disk"),
         (bytes(1_000_000), "not a disk"),
-        (gzip.compress(b"x" * 100), "gzip"),
+        (gzip.compress(b"x" * 100, mtime=0), "gzip"),
         (b"\xfd7zXZ\0" + bytes(600), "xz"),
         (b"KDMV" + bytes(600), "VMDK"),
         (bytes(64) + b"\x7f\x10\xda\xbe" + bytes(600), "VDI"),
