@@ -31,13 +31,13 @@ LIVES = {
 }
 CHANGES = {
     "create_server with a volume": ["volumes"],
-    "rebuild_server": ["rebuild", "image", "clone", "cloud_init", "start"],
+    "rebuild_server": ["rebuild", "image", "clone"],
     "change_server_type": ["retype"],
     "change_server_type while it runs": ["grow"],
     "reset_password": ["password"],
     "enable_rescue": ["rescue"],
-    "reboot_server into rescue": ["reboot", "come_down", "cloud_init", "start"],
-    "reset_server into rescue": ["reset", "cloud_init", "start"],
+    "reboot_server into rescue": ["come_down", "cloud_init", "start"],
+    "reset_server into rescue": ["reset"],
     "attach_iso": ["insert_iso"],
     "detach_iso": ["eject_iso"],
     "create_image": ["snapshot", "await_image"],
@@ -97,8 +97,8 @@ def begin_change(cloud: Cloud, command: str) -> Server:
     """A server of which this change was just asked, and nothing done yet."""
     if command == "create_server with a volume":
         return cloud.new_server(volumes=[a_volume(cloud)])
-    row = cloud.stopped_server() if command == "change_server_type" else cloud.running_server()
-    plan = ServerType.objects.get(name="micro")
+    row = cloud.stopped_server() if command == "change_server_type" else cloud.running_server(plan="micro")
+    plan = ServerType.objects.get(name="small")
     match command:
         case "rebuild_server":
             wishes.rebuild(row, make_image("other", "system", Role.DISK, project=row.project), None, "", "")
