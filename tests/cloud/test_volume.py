@@ -22,7 +22,7 @@ from paddock.base.errors import (
     Unsupported,
 )
 from paddock.cloud.flows import mounting, server, volume, volume_room
-from paddock.cloud.flows.engine import advance, wake
+from paddock.cloud.flows.engine import LeaseLost, advance, wake
 from paddock.cloud.models import Action, Node, Project, Server, Volume
 from paddock.machine.spec import GIB
 from paddock.machine.state import GuestResult
@@ -351,7 +351,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
     def counted(self: volume.VolumeFlow, row: Volume) -> Callable[[Volume], object]:
         if not left[0]:
-            raise volume_room.LeaseLost("enough for this test")
+            raise LeaseLost("enough for this test")
         left[0] -= 1
         return step(self, row)
 

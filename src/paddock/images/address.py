@@ -22,6 +22,8 @@ def checked(url: str) -> httpx.URL:
     """The URL, if it is one that an image could be fetched from. Raises Invalid (field `url`)."""
     if len(url) > MAX_URL:
         raise Invalid(f"the url has {len(url)} characters, and may have {MAX_URL}", field="url")
+    if not url.isascii() or any(c.isspace() or not c.isprintable() for c in url):
+        raise Invalid("the url has blanks, control characters or letters beyond ASCII: encode them", field="url")
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as e:

@@ -9,6 +9,7 @@ import errno
 import lzma
 import os
 import shutil
+import signal
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from paddock.base.errors import CommandFailed, DiskFull, Invalid, Refused
 from paddock.base.run import run
 from paddock.machine.spec import MIB
 
-_BLOCK = MIB
+_BLOCK = 128 * 1024
 _MEMORY = 256 * MIB  # for the dictionary of xz and zstd
 _LOOK_EVERY = 64  # blocks between looks at the room that is left
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -150,8 +151,7 @@ def _unpack_zstd(source: Path, target: Path, size: int, reserve: int) -> None:
         raise Invalid(f"the image can't be unpacked: {e.message}", field="content") from e
     if done.code == 0:
         return
-    reached = target.stat().st_size if target.exists() else 0
-    if reached >= limit:
+    if done.code == -signal.SIGXFSZ or "File too large" in done.stderr:
         raise _too_large(size) if limit == size else DiskFull("no room is left to unpack the image")
     if "No such file" in done.stderr and "zstd" in done.stderr and not target.exists():
         raise Refused("zstd is not installed, which unpacks this image", hint="install the package zstd")
