@@ -15,16 +15,18 @@ from paddock.images.progress import Say
 from paddock.images.store import ImageStore
 from paddock.machine.image import ImageManifest, Role
 
-_PACKAGES = (*small.PACKAGES, "xfsprogs", "fdisk", "util-linux", "mount", "parted", "ncurses-base")
+_PACKAGES = (*small.PACKAGES, "xfsprogs", "fdisk", "util-linux", "mount", "parted", "bash", "ncurses-base")
 _PROGRAMS = (
     *small.PROGRAMS,
+    "bin/bash",  # busybox's shell runs its own mount and fdisk, whatever is installed
     "sbin/tune2fs", "sbin/dumpe2fs", "sbin/debugfs", "sbin/badblocks",
     "sbin/mkfs.xfs", "sbin/xfs_repair", "usr/sbin/xfs_db", "usr/sbin/xfs_growfs",
     "sbin/fdisk", "sbin/sfdisk", "sbin/parted", "sbin/partprobe",
     "bin/lsblk", "bin/findmnt", "bin/mount", "bin/umount", "sbin/losetup", "sbin/blkid", "sbin/wipefs",
     "sbin/blkdiscard", "sbin/fsfreeze",
 )  # fmt: skip
-_FILE_SYSTEMS = ("ext4", "xfs", "btrfs", "vfat", "nls_cp437", "loop", "dm_mod", "overlay", "fuse")
+_ALWAYS = (*small.ROOT_MODULES, *small.MODULES, "loop", "dm_mod")
+_AT_NEED = ("ext4", "xfs", "btrfs", "vfat", "nls_cp437", "overlay", "fuse")
 _TERMINALS = ("l/linux", "v/vt100", "v/vt220", "x/xterm", "x/xterm-256color", "s/screen", "d/dumb")
 
 
@@ -58,6 +60,12 @@ def _add_own(tree: Path, root: Path) -> None:
     (root / "init").write_bytes(scripts["rescue-init"])
     (root / "init").chmod(0o755)
     (root / "etc/motd").write_bytes(scripts["rescue-motd"])
+    for name in ("etc/passwd", "etc/inittab"):
+        text = (root / name).read_text(encoding="utf-8")
+        (root / name).write_text(text.replace("/bin/sh\n", "/bin/bash\n"), encoding="utf-8")
+    (root / "etc/shells").write_text("/bin/sh\n/bin/bash\n", encoding="utf-8")
+    with (root / "etc/inittab").open("a", encoding="utf-8") as inittab:
+        inittab.write("tty1::respawn:-/bin/bash\n")  # its screen, by VNC
     with (root / "etc/profile").open("a", encoding="utf-8") as profile:
         profile.write('[ -n "$SSH_CONNECTION" ] || cat /etc/motd\n')  # dropbear shows it itself
     for name in _TERMINALS:
@@ -69,12 +77,12 @@ def _add_own(tree: Path, root: Path) -> None:
 def _add_modules(tree: Path, root: Path) -> None:
     """Some are loaded at the start; the kernel asks modprobe for the others, which needs its lists."""
     modules = Modules(tree)
-    needed = modules.ordered((*small.ROOT_MODULES, *small.MODULES))
+    needed = modules.ordered(_ALWAYS)
     small.install_modules(root, needed)
     version = small.kernel_of(tree).name.removeprefix("vmlinuz-")
     directory = root / "lib/modules" / version
     directory.mkdir()
-    for module in modules.ordered((*small.ROOT_MODULES, *small.MODULES, *_FILE_SYSTEMS)):
+    for module in modules.ordered((*_ALWAYS, *_AT_NEED)):
         if module in needed:
             (directory / module.name).symlink_to(f"../{module.name}")
         else:
