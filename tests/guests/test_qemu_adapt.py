@@ -49,7 +49,7 @@ def iso(node: Node, name: str) -> ImageManifest:
 
 
 def paused(node: Node, **changes: object) -> Machine:
-    room: dict[str, object] = {"layout": 2, "max_cpus": 4, "max_memory_mib": 1024}
+    room: dict[str, object] = {"layout": 2, "memory_mib": 256, "max_cpus": 4, "max_memory_mib": 1024}
     machine = node.define(None, **{**room, **changes})
     node.host.machines.power(machine.uuid, Power.ON_PAUSED, 1)
     return machine
@@ -90,7 +90,7 @@ def expected(machine: Machine) -> dict[str, Any]:
         "cd_first": 0 if machine.iso else -1,
         "cpus": machine.cpus,
         "memory": machine.memory_mib,
-        "backends": 1 if machine.memory_mib > 64 else 0,
+        "backends": 1 if machine.memory_mib > 256 else 0,
     }
 
 
@@ -100,7 +100,7 @@ def test_killed_after_each_command(node: Node, monkeypatch: pytest.MonkeyPatch, 
     end. Once from one volume and CD to others, once to none."""
     old, new = volume(node, "1"), volume(node, "2")
     first, second = iso(node, "first"), iso(node, "second")
-    changes: dict[str, Any] = {"volumes": (new,), "iso": second.sha256, "cpus": 4, "memory_mib": 192}
+    changes: dict[str, Any] = {"volumes": (new,), "iso": second.sha256, "cpus": 4, "memory_mib": 384}
     if not kept:
         changes = {"volumes": (), "iso": None}
     commands, died = 0, True
@@ -239,7 +239,7 @@ def test_what_comes_with_the_next_start_is_said(node: Node) -> None:
 def test_layout_1_has_no_room_and_says_so(node: Node) -> None:
     machine = paused(node, layout=1)
     attached = volume(node)
-    pending = become(node, machine, cpus=3, memory_mib=256, iso=iso(node, "cd").sha256, volumes=(attached,)).pending
+    pending = become(node, machine, cpus=3, memory_mib=512, iso=iso(node, "cd").sha256, volumes=(attached,)).pending
     assert [p.split()[0:2] for p in pending] == [["the", "ISO"], ["it", "has"], ["it", "has"]]
     disks = [b["qdev"] for b in ask(node, machine, "query-block")]
     assert devices.device_id(attached.volume) in disks

@@ -31,7 +31,7 @@ VOLUMES = (
     Attached(volume=UUID("aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"), serial="4711"),
     Attached(volume=UUID("00000000-0000-4000-8000-000000000000"), serial="4712"),
 )
-ROOM: dict[str, Any] = {"layout": 2, "max_cpus": 8, "max_memory_mib": 1024}
+ROOM: dict[str, Any] = {"layout": 2, "memory_mib": 256, "max_cpus": 8, "max_memory_mib": 1024}
 
 
 def words(
@@ -68,7 +68,13 @@ def test_golden_of_layout_2(name: str, image: ImageManifest, changes: dict[str, 
 
 
 def test_layout_1_has_no_room_whatever_is_said() -> None:
-    assert words(**{**ROOM, "layout": 1}) == words()
+    assert words(**{**ROOM, "layout": 1}) == words(memory_mib=256)
+
+
+def test_a_small_machine_keeps_its_memory_for_itself() -> None:
+    """A guest of 128 MiB does not even boot when Linux sets 64 MiB of it aside."""
+    assert "size=255M" in words(**{**ROOM, "memory_mib": 255})
+    assert "size=256M,slots=16,maxmem=1024M" in words(**ROOM)
 
 
 @pytest.mark.parametrize("least", [0, 1, 2])

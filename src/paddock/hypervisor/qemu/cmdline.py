@@ -19,6 +19,7 @@ from paddock.machine.state import Accelerator
 
 ROOT_PORTS = 8
 ROOM = 2  # the first layout with room for more
+ROOM_FROM_MIB = 256  # Linux sets 64 MiB aside once memory can come above 4 GiB: smaller machines can't spare that
 MEMORY_SLOTS = 16  # how many times memory can be added to one run
 RESET_ENDS = "-no-reboot"  # in the rescue system: its guest's reboot leads out of it
 TRACE_SHUTDOWN = "qemu_system_shutdown_request"  # noted in QEMU's log when a guest switches itself off
@@ -100,7 +101,8 @@ def _cpus(machine: Machine) -> str:
 
 def _memory(machine: Machine) -> str:
     size = f"size={machine.memory_mib}M"
-    if machine.layout < ROOM or machine.max_memory_mib <= machine.memory_mib:
+    has_room = machine.layout >= ROOM and machine.memory_mib >= ROOM_FROM_MIB
+    if not has_room or machine.max_memory_mib <= machine.memory_mib:
         return size
     return f"{size},slots={MEMORY_SLOTS},maxmem={machine.max_memory_mib}M"
 
