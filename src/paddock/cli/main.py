@@ -22,6 +22,7 @@ from paddock.cli import (
     change,
     cloud,
     console,
+    env,
     execute,
     image,
     inventory,
@@ -30,11 +31,13 @@ from paddock.cli import (
     node,
     placement_group,
     power,
+    project,
     server,
     server_type,
     shell,
     ssh,
     ssh_key,
+    token,
     volume,
     words,
 )
@@ -140,10 +143,12 @@ cloud.register(app)
 for name, noun in (
     ("server", server), ("image", image), ("volume", volume), ("type", server_type), ("ssh-key", ssh_key),
     ("action", action), ("placement-group", placement_group), ("node", node),
+    ("project", project), ("token", token),
 ):  # fmt: skip
     app.add_typer(noun.app, name=name, rich_help_panel="Everything, by noun")
 for name, function in (
-    ("apply", apply.apply), ("inventory", inventory.inventory), ("cluster", node.cluster), ("shell", shell_command),
+    ("apply", apply.apply), ("inventory", inventory.inventory), ("env", env.env), ("limits", project.limits),
+    ("cluster", node.cluster), ("shell", shell_command),
     ("version", version_command),
 ):  # fmt: skip
     app.command(name, rich_help_panel=MORE)(function)
