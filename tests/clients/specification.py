@@ -69,6 +69,12 @@ class Specification:
         """The copy beside this checkout, if there is one."""
         return None if MISSING else cls(json.loads(gzip.decompress(FILE.read_bytes())))
 
+    def operations(self) -> Iterator[str]:
+        """All that it knows: `GET /servers/{id}` and so on."""
+        for _, template in self._operations:
+            methods = self._plain["paths"][template]
+            yield from (f"{m.upper()} {template}" for m in ("get", "post", "put", "delete") if m in methods)
+
     def template(self, method: str, path: str) -> str | None:
         """The operation's path, such as `/servers/{id}`; None: no such route."""
         for pattern, template in self._operations:
