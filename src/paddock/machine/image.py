@@ -39,6 +39,7 @@ class ImageManifest(Frozen):
     files: tuple[ImageFile, ...]
     direct_boot: bool = False
     cmdline: str = ""
+    firmware: str = "bios"  # or uefi: what its disk boots by
     default_user: str = "root"
     cloud_init: bool = False
     guest_agent: bool = False
@@ -50,5 +51,8 @@ class ImageManifest(Frozen):
     @property
     def sha256(self) -> str:
         """The image's id: the hash of its manifest as canonical JSON, files included by their hashes."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        fields = self.model_dump(mode="json")
+        if fields["firmware"] == "bios":  # younger than the first images, whose ids must stay
+            del fields["firmware"]
+        canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

@@ -47,6 +47,7 @@ class Seed(Frozen):
     ssh_keys: tuple[str, ...] = ()
     user_data: str = ""
     password_hash: str = Field(default="", repr=False, description="crypt(3) hash of root's password; empty: locked")
+    vendor_data: str = ""  # the cloud's own cloud-config, which the user's wins over
 
 
 class Volume(Frozen):
@@ -94,6 +95,11 @@ class Machine(Frozen):
     volumes: tuple[Attached, ...] = ()
     iso: Sha256 | None = None  # an image with a file of role `iso`, in the CD drive; booted first by the BIOS
     rescue: Rescue | None = None
+    firmware: Literal["bios", "uefi"] = "bios"  # uefi: its variables are kept in a qcow2 file of the machine
+    kernel_args: Annotated[str, Field(max_length=1024)] = ""  # after the image's own, where QEMU loads the kernel
+    nested: bool = False  # may run virtual machines itself, where the host can
+    dedicated_cpus: bool = False  # each of its CPUs has one of the host's for itself
+    huge_pages: bool = False
 
 
 class Power(StrEnum):
@@ -105,3 +111,5 @@ class Power(StrEnum):
     SHUTDOWN = "shutdown"  # asks the guest by guest agent or ACPI button, and returns at once
     REBOOT = "reboot"  # asks the guest, and returns at once
     RESET = "reset"  # the reset button
+    PAUSE = "pause"  # its CPUs stand still, its memory stays
+    RESUME = "resume"

@@ -14,6 +14,7 @@ class Phase(StrEnum):
     RUNNING = "running"
     PAUSED = "paused"
     OFF = "off"  # ended as asked: by us or by the guest itself
+    HIBERNATED = "hibernated"  # off, with its memory in a file: goes on where it was when it is turned on
     CRASHED = "crashed"  # its process went away without being asked
 
 

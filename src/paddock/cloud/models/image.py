@@ -33,6 +33,8 @@ class Image(Living):
     sha256 = models.CharField(max_length=64, default="")  # of the manifest, once ready
     manifest = models.JSONField(default=dict)
     url = models.TextField(default="")  # where its content is to be fetched from
+    version = models.CharField(max_length=63, default="", blank=True)  # of what was fetched, as its publisher names it
+    used_at = models.DateTimeField(null=True)  # when a server was last made from it
     protect_delete = models.BooleanField(default=False)
     created_from_id = models.BigIntegerField(null=True)  # the server that a snapshot is of; it may be gone
     created_from_name = models.CharField(max_length=253, default="")

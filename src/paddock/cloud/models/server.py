@@ -66,6 +66,12 @@ class Server(Living):
     told = models.BigIntegerField(default=0)  # the revision that its node was last told
     protect_delete = models.BooleanField(default=False)
     protect_rebuild = models.BooleanField(default=False)
+    description = models.CharField(max_length=500, default="", blank=True)
+    firmware = models.CharField(max_length=4, default="bios")
+    kernel_args = models.CharField(max_length=1024, default="", blank=True)
+    autostart = models.BooleanField(default=False)  # when its node starts
+    autostart_order = models.IntegerField(default=0)  # lower ones first
+    autostart_delay = models.IntegerField(default=0)  # seconds that the next ones wait after it
     labels = models.JSONField(default=dict)
     group = models.CharField(max_length=63, default="", blank=True)
     role = models.CharField(max_length=63, default="", blank=True)
@@ -145,4 +151,9 @@ class Server(Living):
             volumes=self.attached() if self.revision else (),
             iso=self.iso.sha256 if self.iso else None,
             rescue=self.rescue(),
+            firmware=self.firmware,
+            kernel_args=self.kernel_args,
+            nested=self.server_type.nested,
+            dedicated_cpus=self.server_type.dedicated_cpus,
+            huge_pages=self.server_type.huge_pages,
         )

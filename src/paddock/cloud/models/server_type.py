@@ -13,4 +13,7 @@ class ServerType(models.Model):
     disk_gib = models.BigIntegerField()
     price_hourly = models.DecimalField(max_digits=12, decimal_places=4, default=0)
     price_monthly = models.DecimalField(max_digits=12, decimal_places=4, default=0)
+    dedicated_cpus = models.BooleanField(default=False)  # each CPU has one of the host's for itself
+    huge_pages = models.BooleanField(default=False)
+    nested = models.BooleanField(default=False)  # its servers may run virtual machines themselves
     deprecated = models.DateTimeField(null=True)
