@@ -88,6 +88,8 @@ def create(
     body: Json = {"name": name, "size": size, "labels": labels_of(label)}
     if server:
         body |= {"server": lookup.server(api, server)["id"], "automount": automount}
+    else:
+        body["location"] = "1"  # there is one
     if format:
         body["format"] = format
     answer = api.post("/v1/volumes", body)
