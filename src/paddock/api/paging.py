@@ -94,8 +94,8 @@ def query(request: HttpRequest, name: str) -> str | None:
 
 def flag(request: HttpRequest, name: str, *, default: bool = False) -> bool:
     """A yes or no of the query. Raises ApiError for anything else than true or false."""
-    given = many(request, name, ("true", "false", ""))
-    return given[-1] == "true" if given and given[-1] else default
+    given = many(request, name, ("true", "false", "True", "False", ""))  # Python's clients write them its way
+    return given[-1].lower() == "true" if given and given[-1] else default
 
 
 def many(request: HttpRequest, name: str, among: Iterable[str] = ()) -> list[str]:
