@@ -265,6 +265,7 @@ def test_a_node_that_can_not_grow_it(cloud: Cloud) -> None:
     assert (row.size_gib, row.made_gib, claimed(cloud), there(cloud)) == (10, 10, 10, {row.uuid: 10})
 
 
+@pytest.mark.slow
 def test_answers_that_are_lost(cloud: Cloud) -> None:
     lost = [{"operation": o, "after": True} for o in ("ensure_volume", "adapt", "remove_volume")]
     cloud.agent_faults(fail=lost)
@@ -370,6 +371,7 @@ def test_a_server_that_is_off(cloud: Cloud) -> None:
     assert of_machine(cloud, host) == []
 
 
+@pytest.mark.slow
 def test_detach_while_the_node_is_down(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stays attached, and says so, until the node was told: else two machines could have it."""
     row, host = attached(cloud)

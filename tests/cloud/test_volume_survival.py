@@ -14,6 +14,8 @@ from paddock.cloud.models import Action, Server, Volume
 from tests.cloud.harness import Cloud, _die_at
 from tests.cloud.test_volume import asked, claimed, fresh, new_volume, of_machine, there
 
+pytestmark = pytest.mark.slow
+
 FLOW = Flow.registry["volume"]
 LIVES = {
     "create_volume": ["begin"],

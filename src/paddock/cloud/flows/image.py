@@ -110,7 +110,8 @@ class ImageFlow(Flow[Image]):
     @step(by_hand=False)
     def tidy(self, image: Image) -> Next[Image]:
         """Remove the files that it was made of."""
-        _remove_files(image)
+        if not _remove_files(image):
+            return Again(0.1, "its download to end")
         return Then(self.rest, finishes=True)
 
     def _adopt(self, image: Image, sha256: str) -> None:
@@ -150,7 +151,7 @@ class ImageFlow(Flow[Image]):
             image.set(state="failed", problem=image.problem or "it was deleted", doing="")
         if waits_for := _end_snapshot(image):
             return Again(0.3, waits_for)
-        if not fetch.cancel(fetch_job(image)):
+        if not _remove_files(image):
             return Again(0.2, "its download to end")
         return Then(self.destroy)
 
@@ -172,7 +173,6 @@ class ImageFlow(Flow[Image]):
     @step(seconds=FOREVER, by_hand=False)
     def forget(self, image: Image) -> Next[Image]:
         """Delete it from the store, and the row."""
-        _remove_files(image)
         _remove_content(image)
         with transaction.atomic():
             Image.objects.filter(pk=image.pk, epoch=image.epoch).delete()
@@ -190,9 +190,8 @@ class ImageFlow(Flow[Image]):
     @step(by_hand=False)
     def drop(self, image: Image) -> Next[Image]:
         """Remove what there is of one that came to nothing. An upload stays, to be checked again or sent anew."""
-        if not fetch.cancel(fetch_job(image)):
+        if not _remove_files(image):
             return Again(0.2, "its download to end")
-        _remove_files(image)
         return Then(self.rest)
 
 
@@ -270,10 +269,12 @@ def _end_snapshot(image: Image) -> str:
     return ""
 
 
-def _remove_files(image: Image) -> None:
-    """Remove what it was made of. Its download must have ended."""
-    fetch.cancel(fetch_job(image))
-    upload_of(image).unlink(missing_ok=True)
+def _remove_files(image: Image) -> bool:
+    """Remove what it was made of, and end its download. False: that has not ended yet."""
+    ended = fetch.cancel(fetch_job(image))
+    if ended:
+        upload_of(image).unlink(missing_ok=True)
+    return ended
 
 
 def _remove_content(image: Image) -> None:
@@ -365,7 +366,9 @@ def delete(image: Image, correlation_id: str) -> None:
         if locked.deleted is not None:
             return
         if locked.protect_delete:
-            raise Protected(f"{locked.type} deletion is protected", hint=f"take the protection of {_called(locked)} away")
+            raise Protected(
+                f"{locked.type} deletion is protected", hint=f"take the protection of {_called(locked)} away"
+            )
         users = Server.objects.filter(Q(image=locked) | Q(iso=locked)).count() if locked.project_id is None else 0
         if users:
             raise InUse(f"image {_called(locked)} is used by {users} servers", hint="delete them first")
