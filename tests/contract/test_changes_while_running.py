@@ -48,15 +48,29 @@ def for_the_next_start(pending: tuple[str, ...]) -> int:
 
 
 def test_cpus_and_memory_are_added(hypervisor: Hypervisor, made: Made) -> None:
-    machine = made.new(layout=2, max_cpus=4, memory_mib=128, max_memory_mib=512)
+    machine = made.new(layout=2, max_cpus=4, memory_mib=256, max_memory_mib=512)
     hypervisor.machines.power(machine.uuid, Power.ON, 1)
-    assert for_the_next_start(changed(hypervisor, machine, cpus=2, memory_mib=256)) == 0
+    assert for_the_next_start(changed(hypervisor, machine, cpus=2, memory_mib=384)) == 0
     assert for_the_next_start(changed(hypervisor, machine, cpus=4, memory_mib=512)) == 0
     assert for_the_next_start(changed(hypervisor, machine, cpus=2, memory_mib=512)) == 1  # none is taken away
+    assert for_the_next_start(changed(hypervisor, machine, cpus=8, memory_mib=640)) == 2  # nor is there room for more
     hypervisor.machines.power(machine.uuid, Power.OFF, 1)
     hypervisor.machines.power(machine.uuid, Power.ON, 1)
     assert hypervisor.machines.adapt(machine.uuid, 1).pending == ()
-    assert for_the_next_start(changed(hypervisor, machine, cpus=3, memory_mib=512)) == 0
+    assert for_the_next_start(changed(hypervisor, machine, cpus=4, memory_mib=640)) == 1
+
+
+def test_small_machines_have_no_room_for_memory(hypervisor: Hypervisor, made: Made) -> None:
+    machine = made.new(layout=2, memory_mib=128, max_memory_mib=512)
+    hypervisor.machines.power(machine.uuid, Power.ON, 1)
+    assert for_the_next_start(changed(hypervisor, machine, memory_mib=512)) == 1
+
+
+def test_memory_comes_in_blocks(hypervisor: Hypervisor, made: Made) -> None:
+    machine = made.new(layout=2, memory_mib=256, max_memory_mib=512)
+    hypervisor.machines.power(machine.uuid, Power.ON, 1)
+    said = changed(hypervisor, machine, memory_mib=400)
+    assert [sentence for sentence in said if "384 MiB" in sentence and "400" in sentence]
 
 
 def test_what_was_added_survives_a_killed_host_process(harness: Harness, made: Made) -> None:

@@ -200,7 +200,7 @@ def test_volume_moves_when_its_guest_let_go(fake: FakeHypervisor, machine: UUID)
 
 def test_memory_that_is_added_is_taken(fake: FakeHypervisor, tmp_path: Path) -> None:
     made = make_machine(with_image(fake, tmp_path).sha256)
-    machine = made.model_copy(update={"layout": 2, "max_memory_mib": 1024})
+    machine = made.model_copy(update={"layout": 2, "memory_mib": 256, "max_memory_mib": 1024})
     fake.disks.ensure_disk(machine.uuid, machine.system_disk, 1)
     fake.machines.ensure(machine, 1)
     fake.machines.power(machine.uuid, Power.ON, 1)
@@ -208,7 +208,7 @@ def test_memory_that_is_added_is_taken(fake: FakeHypervisor, tmp_path: Path) -> 
     fake.machines.ensure(machine.model_copy(update={"memory_mib": 1024}), 1)
     assert fake.machines.facts().memory_free_mib == free
     assert fake.machines.adapt(machine.uuid, 1).pending == ()
-    assert fake.machines.facts().memory_free_mib == free - 960
+    assert fake.machines.facts().memory_free_mib == free - 768
     fake.inject(FaultOrder(guest_agent_absent=True))
     assert "not taken" in fake.machines.adapt(machine.uuid, 1).pending[0]
     fake.machines.power(machine.uuid, Power.OFF, 1)

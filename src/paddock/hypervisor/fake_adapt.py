@@ -16,15 +16,18 @@ _LATER = {
 }
 
 
+ROOM_FROM_MIB = 256  # a machine that started with less has no room for more memory
+BLOCK_MIB = 128  # in which memory is added
+
+
 def brought(started: Machine, has: Machine, wanted: Machine) -> Machine:
     """What a guest that was started as `started` and has `has` by now can be brought to of `wanted`."""
-    roomy = started.layout == 2
     return has.model_copy(
         update={
             "volumes": wanted.volumes,
             "iso": wanted.iso if _has_drive(started) else has.iso,
-            "cpus": _added(has.cpus, wanted.cpus, started.max_cpus if roomy else 0),
-            "memory_mib": _added(has.memory_mib, wanted.memory_mib, started.max_memory_mib if roomy else 0),
+            "cpus": _cpus(started, has.cpus, wanted.cpus),
+            "memory_mib": _memory(started, has.memory_mib, wanted.memory_mib),
         }
     )
 
@@ -48,8 +51,16 @@ def pending(started: Machine, has: Machine, wanted: Machine, agent: bool) -> Ite
         yield "the rescue system is booted at the next start" if wanted.rescue else "it is in its rescue system still"
 
 
-def _added(has: int, wanted: int, most: int) -> int:
-    return wanted if has < wanted <= most else has
+def _cpus(started: Machine, has: int, wanted: int) -> int:
+    most = started.max_cpus if started.layout == 2 else 0
+    return max(has, min(wanted, most))
+
+
+def _memory(started: Machine, has: int, wanted: int) -> int:
+    """Whole blocks of what is missing, or nothing where there is no place for all of them."""
+    most = started.max_memory_mib if started.layout == 2 and started.memory_mib >= ROOM_FROM_MIB else 0
+    more = has + max(0, wanted - has) // BLOCK_MIB * BLOCK_MIB
+    return more if more <= most else has
 
 
 def _has_drive(started: Machine) -> bool:
