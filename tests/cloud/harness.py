@@ -146,8 +146,13 @@ class Cloud:
 
     def machine(self, row: Server) -> Machine:
         """What the fake's machine has by now: as its guest sees it where it runs, else as it is defined."""
-        saved = json.loads(next(self.agent.state_dir.rglob(f"{row.uuid}.json")).read_text())
+        saved = json.loads(next(self.agent.state_dir.rglob(f"machines/{row.uuid}.json")).read_text())
         return Machine.model_validate(saved["running"] or saved["machine"])
+
+    def saved(self, row: Server) -> dict[str, Any]:
+        """What the fake keeps of a machine."""
+        kept: dict[str, Any] = json.loads(next(self.agent.state_dir.rglob(f"{row.uuid}.json")).read_text())
+        return kept
 
     def boot(self, row: Server) -> None:
         """Wait until a real guest listens to what it is asked; the fake's always does."""

@@ -74,9 +74,12 @@ def test_two_of_a_group_at_once_never_meet(cloud: Cloud, group: PlacementGroup) 
     assert cloud.node.claimed_cpus == 1
 
 
-def test_the_claim_looks_again(cloud: Cloud, group: PlacementGroup) -> None:
+@pytest.mark.parametrize("strangers", [False, True])
+def test_the_claim_looks_again(cloud: Cloud, group: PlacementGroup, strangers: bool) -> None:
     """Between the look and the claim another one came: the claim finds that out, and leaves nothing behind."""
-    mine, other = (cloud.new_server(f"web-{i}", placement_group=group) for i in (1, 2))
+    Node.objects.update(settings={**cloud.node.settings, "shared": not strangers})
+    of = [{"project": cloud.project()}, {"project": stranger()}] if strangers else [{"placement_group": group}] * 2
+    mine, other = (cloud.new_server(f"web-{i}", **fields) for i, fields in enumerate(of))
     node = claim._nodes(mine)[0]
     assert claim.claim(Server.objects.get(pk=other.pk))
     with transaction.atomic():

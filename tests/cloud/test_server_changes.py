@@ -75,6 +75,7 @@ def test_rebuild_gives_another_disk_and_runs(cloud: Cloud, stopped: bool) -> Non
     after, machine = fresh(row), cloud.machine(row)
     assert (after.status, after.image, after.generation, after.number) == ("running", other, 1, before.number)
     assert (machine.system_disk.generation, machine.image) == (1, other.sha256)
+    assert cloud.saved(row)["disks"]["system"]["generation"] == 1
     assert (machine.seed.user_data, machine.seed.password_hash) == ("#cloud-config\n{}", "$6$x$y")
     assert machine.network.ssh_port == before.ssh_port
 
@@ -216,6 +217,22 @@ def test_a_type_that_the_node_can_not_give_is_taken_back(cloud: Cloud, operation
     assert (cloud.node.claimed_cpus, cloud.node.claimed_disk_gib) == (1, 20)
     assert after.told == after.revision
     assert after.status == ("running" if live else "off")
+
+
+def test_a_larger_disk_comes_when_the_node_is_back(cloud: Cloud) -> None:
+    """The type is changed while the node does not answer: the action gives up, and nobody forgets the disk."""
+    row = cloud.stopped_server()
+    cloud.agent_faults(fail=[{"operation": "ensure_disk", "times": 5}])
+    action = change(row, "small", disk=True)
+    advance(FLOW, row.pk)
+    Server.objects.filter(pk=row.pk).update(deadline=Now(), next_at=Now())
+    advance(FLOW, row.pk)
+    action.refresh_from_db()
+    assert action.error_code == "unavailable"
+    cloud.agent_faults(clear=True)
+    cloud.settle()
+    assert cloud.saved(row)["disks"]["system"]["size"] == 40 * 2**30
+    succeeded(cloud, server.ask(row, "start_server"))
 
 
 # Its password

@@ -58,10 +58,12 @@ def waited_for(server: Server) -> str:
 
 
 def _refusal(said: list[placement.Verdict]) -> PaddockError:
-    why = placement.explain(said) or "others were faster; try again"
+    if any(not v.reasons for v in said):
+        return NoRoom("no node has room: others were faster", hint="try again")
+    why = placement.explain(said)
     if any(v.spread for v in said):
         return PlacementFailed(f"no node keeps the placement group's servers apart: {why}", field="placement_group")
-    if all(not v.ever for v in said if v.reasons):
+    if all(not v.ever for v in said):
         return NoRoom(f"no node can hold this server: {why}", hint="choose a smaller server type")
     return NoRoom(f"no node has room: {why}", hint="delete a server, or choose a smaller type")
 

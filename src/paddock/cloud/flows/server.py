@@ -170,7 +170,7 @@ class ServerFlow(ServerChanges):
         if server.action_id is None and (wish := self.wish(server)):
             return wish
         try:
-            pending = tell(server, server.machine()) if is_defined(server) else ()
+            pending = self._adapted(server) if is_defined(server) else ()
         except (StaleEpoch, Unavailable):
             raise
         except PaddockError as e:
@@ -178,6 +178,11 @@ class ServerFlow(ServerChanges):
         server.set(told=server.revision, waiting_for="; ".join(pending))
         boots = server.status == Status.RUNNING and server.ready_at is None
         return Then(self.watch if boots else self.rest)
+
+    def _adapted(self, server: Server) -> tuple[str, ...]:
+        if server.status == Status.OFF:  # a larger disk may have been asked for while its node was away
+            host_of(server).disks.ensure_disk(server.uuid, server.system_disk(), server.epoch)
+        return tell(server, server.machine())
 
     @step()
     def look(self, server: Server) -> Next[Server]:
@@ -221,7 +226,8 @@ class ServerFlow(ServerChanges):
         if action.command in ("start_server", "create_server"):
             if server.node is None:
                 return self.place
-            return self.cloud_init if server.image_sha256 and not server.problem else self.image
+            sound = server.image_sha256 and not server.problem and not untold(server)
+            return self.cloud_init if sound else self.image
         return {
             "stop_server": self.power_off,
             "shutdown_server": self.shutdown,
