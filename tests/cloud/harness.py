@@ -151,8 +151,8 @@ class Cloud:
 
     def saved(self, row: Server) -> dict[str, Any]:
         """What the fake keeps of a machine."""
-        kept: dict[str, Any] = json.loads(next(self.agent.state_dir.rglob(f"{row.uuid}.json")).read_text())
-        return kept
+        found = (json.loads(path.read_text()) for path in self.agent.state_dir.rglob(f"{row.uuid}.json"))
+        return next(kept for kept in found if "disks" in kept)  # the other one is the fence's
 
     def boot(self, row: Server) -> None:
         """Wait until a real guest listens to what it is asked; the fake's always does."""
@@ -201,7 +201,8 @@ def _unfinished() -> list[tuple[Flow[Living], Living]]:
 def _only_boots(row: Living) -> bool:
     """Whether nothing is asked of a server any more, and only its guest's readiness is waited for."""
     asked = Action.objects.filter(kind="server", row_id=row.pk, status="running").exists()
-    return isinstance(row, Server) and row.step == "watch" and not asked and not row.delete_requested
+    boots = row.step == "watch" and not asked
+    return boots and isinstance(row, Server) and row.told == row.revision and not row.delete_requested
 
 
 def qemus(place: Path) -> list[int]:
