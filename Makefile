@@ -8,6 +8,7 @@ BIN := .venv/bin
 COMPILE := env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL CUSTOM_COMPILE_COMMAND='make lock' \
 	$(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --resolver=backtracking
+SIDE_BY_SIDE := -n 3 --dist loadfile  # processes with a database each; they wait more than they work
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 .PHONY: help setup demo test check lint dev bench lock clean
@@ -22,10 +23,11 @@ demo: setup ## A cloud on this machine with a Debian server in it
 	@scripts/demo
 
 test: setup lint ## Everything, real guests included (about 15 minutes on two cores without KVM)
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not guest and not slow" -q $(SIDE_BY_SIDE)
+	$(BIN)/pytest -m "guest or slow"
 
 check: setup lint ## Lint, types, import contracts and the fast tests (2 minutes)
-	$(BIN)/pytest -m "not guest and not slow" -q
+	$(BIN)/pytest -m "not guest and not slow" -q $(SIDE_BY_SIDE)
 
 lint: setup
 	$(LINT)

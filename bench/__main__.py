@@ -13,7 +13,7 @@ from bench.stack import Stack
 from paddock.base import clock
 
 ON_QEMU = ("start", "boot", "many", "end")
-PARTS = (*ON_QEMU, "idle", "list", "creates")
+PARTS = (*ON_QEMU, "idle", "list", "scale", "creates")
 
 
 def main() -> int:
@@ -47,6 +47,9 @@ def _measure(parts: tuple[str, ...], rounds: int, samples: Path, sampled: bool) 
     if "list" in wanted:
         with Stack("fake") as stack:
             yield from control.listing(stack, rounds)
+    if "scale" in wanted:
+        with Stack("fake") as stack:
+            yield from control.scale(stack, rounds)
     if "creates" in wanted:
         with Stack("fake", ssh_ports=1000) as stack:
             yield from control.creates(stack)

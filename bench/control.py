@@ -14,6 +14,9 @@ LISTED = 10_000
 PAGE = 50
 CREATES = 200
 CLIENTS = 4
+OWN = 100  # servers of each project where scale is measured
+SCALE = {"a page of the list": "/v1/servers?per_page=50&page=2", "one by id": "/v1/servers/{id}",
+         "one by name": "/v1/servers?name={name}", "by a label": "/v1/servers?label_selector=n%3D3"}  # fmt: skip
 
 
 def listing(stack: Stack, rounds: int) -> Iterator[Figure]:
@@ -29,6 +32,30 @@ def listing(stack: Stack, rounds: int) -> Iterator[Figure]:
     yield Figure("queries for a page of 10, less those for one of 50", float(large) - float(small), "", limit=0,
                  note=f"{large} each")  # fmt: skip
     yield Figure(f"GET /v1/servers, {PAGE} among {LISTED}", median(took), "ms", limit=25, note=spread(took))
+
+
+def scale(stack: Stack, rounds: int) -> Iterator[Figure]:
+    """What a project with a hundred servers waits for its answers when all projects have 100,000, and when 1,000."""
+    stack.seed("--servers", str(OWN))
+    stack.seed("--projects", "9", "--servers", str(9 * OWN))
+    few = _asked(stack, rounds)
+    stack.seed("--projects", "990", "--servers", str(990 * OWN))
+    for what, took in _asked(stack, rounds).items():
+        yield Figure(f"servers, {what}: among 100,000 and 1,000", median(took), "ms", raw=median(few[what]), limit=2,
+                     note=f"{spread(took)}; not raw QEMU but 1,000: {spread(few[what])}")  # fmt: skip
+
+
+def _asked(stack: Stack, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each question; in turns, so that what else the host does meets all of them."""
+    found = stack.call("GET", f"/v1/servers?per_page=1&page={OWN // 2}")["servers"][0]
+    took: dict[str, list[float]] = {what: [] for what in SCALE}
+    for _ in range(rounds * 4):
+        for what, path in SCALE.items():
+            began = clock.monotonic()
+            reply = stack.client.get(path.format(id=found["id"], name=found["name"]))
+            took[what].append((clock.monotonic() - began) * 1000)
+            assert reply.is_success, reply.text
+    return took
 
 
 def creates(stack: Stack) -> Iterator[Figure]:

@@ -21,8 +21,10 @@ from django.db.models.functions import Now
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from paddock.cloud.models import Image, Node, Project, Server, ServerType
+from paddock.cloud.models import Action, Image, Node, Project, Server, ServerType
 from paddock.images.store import ImageStore
+
+BATCH = 5000  # rows that are written at once
 
 
 def main() -> None:
@@ -30,12 +32,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--image", type=Path, help="directory of a built image `tiny`")
     parser.add_argument("--servers", type=int, default=0, help="servers at rest, switched off")
+    parser.add_argument("--projects", type=int, default=0, help="projects of others that have those servers, too")
     parser.add_argument("--queries", action="store_true", help="print the queries of a page of 10 and of 50 servers")
     options = parser.parse_args()
     if options.image:
         _image(options.image)
-    if options.servers:
-        _servers(options.servers)
+    if options.projects:
+        _strangers(options.projects, options.servers)
+    elif options.servers:
+        _servers(Project.objects.get(name="default"), options.servers)
     if options.queries:
         print(*(_queries(size) for size in (10, 50)))
 
@@ -50,17 +55,36 @@ def _image(source: Path) -> None:
     )
 
 
-def _servers(count: int) -> None:
+def _strangers(projects: int, servers: int) -> None:
+    """Servers of many projects, with an action each, as if they had been created in turns."""
+    first = Project.objects.count()
+    made = Project.objects.bulk_create(Project(name=f"stranger-{first + n}", created=Now()) for n in range(projects))
+    for n in range(0, servers, BATCH):
+        _servers(made, min(BATCH, servers - n), n)
+    _analyze()
+
+
+def _servers(projects: Project | list[Project], count: int, first: int = 0) -> None:
+    owners = projects if isinstance(projects, list) else [projects]
     plan, node = ServerType.objects.get(name="nano"), Node.objects.get()
-    project, image = Project.objects.get(), Image.objects.get(project=None, name="tiny")
-    Server.objects.bulk_create(
+    image, start = Image.objects.get(project=None, name="tiny"), Server.objects.count()
+    rows = Server.objects.bulk_create(
         Server(
-            project=project, name=f"seed-{n}", server_type=plan, image=image, image_sha256=image.sha256, node=node,
-            number=10**6 + n, cores=plan.cores, memory_mib=plan.memory_mib, disk_gib=plan.disk_gib, step="rest",
-            status="off", next_at=None, labels={"n": str(n % 7)}, created=Now(),
+            project=owners[n % len(owners)], name=f"seed-{n}", server_type=plan, image=image, image_sha256=image.sha256,
+            node=node, number=10**6 + start + n, cores=plan.cores, memory_mib=plan.memory_mib, disk_gib=plan.disk_gib,
+            step="rest", status="off", next_at=None, labels={"n": str(n % 7), "only": f"{n // 100}"}, created=Now(),
         )
-        for n in range(count)
+        for n in range(first, first + count)
     )  # fmt: skip
+    Action.objects.bulk_create(
+        Action(project_id=r.project_id, kind="server", row_id=r.pk, command="create_server", status="success",
+               started=Now(), finished=Now())
+        for r in rows
+    )  # fmt: skip
+    _analyze()
+
+
+def _analyze() -> None:
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
 

@@ -8,6 +8,7 @@ from tests.clients.oracle import Oracle
 from tests.guests.stack import Stack, until
 
 ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "docs" / "clients" / "examples"
 KINDS = ("volumes", "placement_groups")  # what a project can have besides servers, keys and snapshots
 
 
