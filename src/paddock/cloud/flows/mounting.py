@@ -42,7 +42,7 @@ if [ -f /etc/fstab ] && grep -qF "$1 $2 " /etc/fstab; then
 fi
 sync
 if [ -b "$disk" ]; then
-  grep "^$disk[0-9]* " /proc/mounts | while read -r _ place _; do umount "$place" || exit 1; done
+  grep -e "^$disk[0-9]* " -e "^$1 " /proc/mounts | while read -r _ place _; do umount "$place" || exit 1; done
 fi
 """
 
