@@ -13,8 +13,7 @@ from paddock.hypervisor.qemu.live import Live
 from paddock.machine.spec import MIB, Machine
 
 BLOCK_MIB = 128  # Linux takes memory in blocks of this size
-GUEST_WAIT = 3.0  # seconds that a guest has to see what was plugged in
-AGENT_WAIT = 5.0  # seconds for an answer of its guest agent
+GUEST_WAIT = 6.0  # seconds that a guest has to see what was plugged in, and to switch it on
 _RETRY = 0.05
 _PLUGGED = "/machine/peripheral/"  # where QEMU has what was added after its start
 _BACKEND = "ram"
@@ -87,37 +86,36 @@ def _drop_unused_backends(live: Live) -> None:
 def _online_cpus(live: Live, count: int) -> tuple[str, ...]:
     """The guest's kernel sees a new CPU; somebody in the guest has to switch it on."""
 
-    def switch() -> bool:
-        cpus = live.agent.call("guest-get-vcpus", timeout=AGENT_WAIT)
+    def switch(timeout: float) -> bool:
+        cpus = live.agent.call("guest-get-vcpus", timeout=timeout)
         off = [{"logical-id": c["logical-id"], "online": True} for c in cpus if not c["online"]]
         if off:
-            live.agent.call("guest-set-vcpus", {"vcpus": off}, AGENT_WAIT)
+            live.agent.call("guest-set-vcpus", {"vcpus": off}, timeout)
         return len(cpus) >= count and not off
 
     return () if _by_agent(live, switch) else (f"its guest has not switched on all of its {count} CPUs yet",)
 
 
 def _online_memory(live: Live, mib: int) -> tuple[str, ...]:
-    def switch() -> bool:
-        size = int(live.agent.call("guest-get-memory-block-info", timeout=AGENT_WAIT)["size"])
-        blocks = live.agent.call("guest-get-memory-blocks", timeout=AGENT_WAIT)
+    def switch(timeout: float) -> bool:
+        size = int(live.agent.call("guest-get-memory-block-info", timeout=timeout)["size"])
+        blocks = live.agent.call("guest-get-memory-blocks", timeout=timeout)
         off = [{"phys-index": b["phys-index"], "online": True} for b in blocks if not b["online"]]
         if off:
-            live.agent.call("guest-set-memory-blocks", {"mem-blks": off}, AGENT_WAIT)
+            live.agent.call("guest-set-memory-blocks", {"mem-blks": off}, timeout)
         return len(blocks) * size >= mib * MIB and not off
 
     return () if _by_agent(live, switch) else (f"its guest has not taken all of its {mib} MiB of memory yet",)
 
 
-def _by_agent(live: Live, switch: Callable[[], bool]) -> bool:
+def _by_agent(live: Live, switch: Callable[[float], bool]) -> bool:
     """Ask until the guest has all. Without a guest agent, or with strange answers of one, it may have: nobody knows."""
     if not live.agent_open():
         return False
     deadline = clock.monotonic() + GUEST_WAIT
     with contextlib.suppress(Unavailable, Refused, KeyError, TypeError, ValueError):
-        while not switch():
-            if clock.monotonic() > deadline:
-                return False
+        while (left := deadline - clock.monotonic()) > 0:
+            if switch(left):
+                return True
             clock.sleep(_RETRY)
-        return True
     return False

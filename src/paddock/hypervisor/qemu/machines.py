@@ -58,7 +58,7 @@ class QemuMachines:
                 return
             # Refuse now what QEMU would not take later.
             cmdline.command_line(machine, self._booted(machine), find_binary(), Accelerator.TCG, paused=False)
-            with self.volume_store.lock:
+            with self.volume_store.lock if machine.volumes else contextlib.nullcontext():
                 self._check_volumes(machine)
                 _write_seeds(slot, machine)
                 self._runs.accept(slot, Spec(epoch=epoch, machine=machine))
