@@ -21,6 +21,7 @@ class Caller:
         self.project, _ = Project.objects.get_or_create(name=project)
         self.token = Token.issue(self.project, "of a test", **rights)
         self.client = Client(raise_request_exception=False)
+        self.judges = True  # a test that measures time has it off: judging takes longer than answering
 
     def __call__(self, method: str, path: str, body: Any = None, **extra: Any) -> Any:
         """The response, which must be as clients know it; `body` is JSON unless it is bytes."""
@@ -32,7 +33,8 @@ class Caller:
             headers={"Authorization": f"Bearer {self.token}", **extra.pop("headers", {})},
             **extra,
         )
-        hold_against_specification(method, path, response)
+        if self.judges:
+            hold_against_specification(method, path, response)
         return response
 
     def ok(self, method: str, path: str, body: Any = None) -> Any:

@@ -134,7 +134,8 @@ def test_names(ask: Caller) -> None:
     assert error["message"] == "name is already used"
     assert list(fields(error)) == ["name"]
     ask.refused("PUT", f"/v1/volumes/{other}", {"name": "one"}, 409, "uniqueness_error")
-    for wrong in ({"name": ""}, {"name": "a b"}, {"labels": {"a b": "c"}}, {"labels": []}, {"name": 1}):
+    bad: list[Any] = [{"name": ""}, {"name": "a b"}, {"labels": {"a b": "c"}}, {"labels": []}, {"name": 1}]
+    for wrong in bad:
         ask.refused("PUT", f"/v1/volumes/{other}", wrong, 422, "invalid_input")
     changed = ask.ok("PUT", f"/v1/volumes/{other}", {"name": "Two.2", "labels": {"a": "b"}})["volume"]
     assert (changed["name"], changed["labels"]) == ("Two.2", {"a": "b"})

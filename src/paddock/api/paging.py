@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from django.db.models import Model, QuerySet
+from django.db.models import Model, QuerySet, Value
+from django.db.models.functions import Lower
+from django.db.models.lookups import Exact
 from django.http import HttpRequest
 
 from paddock.api.errors import invalid, missing
@@ -111,7 +113,7 @@ def many(request: HttpRequest, name: str, among: Iterable[str] = ()) -> list[str
 def _filtered(request: HttpRequest, rows: "QuerySet[Any]") -> "QuerySet[Any]":
     columns = {field.name for field in rows.model._meta.get_fields()}
     if "name" in columns and (name := query(request, "name")) is not None:
-        rows = rows.filter(name=name)
+        rows = rows.filter(Exact(Lower("name"), Lower(Value(name))), name=name)  # by the index of unique names
     if "labels" in columns and (selector := query(request, "label_selector")):
         rows = rows.filter(labels_match(selector))
     return rows

@@ -9,9 +9,17 @@ from paddock.api.v1.actions import OneAction
 from paddock.api.v1.server_power import ON_SERVER
 from paddock.api.v1.server_reply import own_server
 from paddock.api.x import console
+from paddock.base.errors import Unsupported
 from paddock.cloud.flows import server_wishes as wishes
+from paddock.cloud.models import Server
+from paddock.cloud.nodes import hypervisor
 
 router = Router(tags=["server actions"])
+
+
+def _check_screen(server: Server) -> None:
+    if server.node is not None and not hypervisor(server.node).machines.capabilities().vnc:
+        raise Unsupported(f"node {server.node.name} can't show screens", hint="the serial console may be enough")
 
 
 class ConsoleAction(OneAction):
@@ -25,6 +33,7 @@ class ConsoleAction(OneAction):
 def request_console(request: HttpRequest, id: int) -> Status[ConsoleAction]:
     """Open a way to its screen, for one viewer and a minute."""
     server = own_server(request, id)
+    _check_screen(server)
     action = wishes.console(server, correlation(request))
     secret, password = console.new_session(server)
     url = console.address(request, secret)
