@@ -22,7 +22,7 @@ from paddock.base import log
 from paddock.base.errors import Refused
 from paddock.base.files import write_private
 from paddock.base.settings import NodeSettings
-from paddock.cloud.models import Image, Node, Project, Server, ServerType, Token
+from paddock.cloud.models import Image, Node, Project, Server, ServerType, Token, Volume
 from paddock.images.catalogue import CATALOGUE
 
 logger = logging.getLogger(__name__)
@@ -109,13 +109,13 @@ def _node(said: NodeSettings) -> None:
 
 
 def _retire(names: set[str]) -> None:
-    """Forget nodes that paddock.toml no longer has. Raises Refused while servers stand on one."""
+    """Forget nodes that paddock.toml no longer has. Raises Refused while servers or volumes are on one."""
     for node in Node.objects.exclude(name__in=names):
-        servers = Server.objects.filter(node=node).count()
-        if servers:
+        servers, volumes = Server.objects.filter(node=node).count(), Volume.objects.filter(node=node).count()
+        if servers or volumes:
             raise Refused(
-                f"paddock.toml no longer has node {node.name}, on which {servers} servers stand",
-                hint="put it back, and delete or move its servers first",
+                f"paddock.toml no longer has node {node.name}, on which {servers} servers and {volumes} volumes are",
+                hint="put it back, and delete or move them first",
             )
         node.delete()
 
