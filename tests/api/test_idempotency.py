@@ -224,7 +224,7 @@ def test_a_project_that_goes_takes_its_keys_along() -> None:
     assert not IdempotencyKey.objects.exists()
 
 
-def _until(true: Any, seconds: float = 10) -> None:
+def _until(true: Any, seconds: float = 30) -> None:
     end = clock.monotonic() + seconds
     while not true():
         assert clock.monotonic() < end, "it did not come to that"

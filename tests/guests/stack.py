@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+import ssl
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ class Plan:
     """How a stack is to be."""
 
     workers: int = 1
+    host: str = "127.0.0.1"  # that the API listens on; others than loopback by HTTPS
     nodes: tuple[dict[str, Any], ...] = ({"name": "n1"},)
     env: dict[str, str] = field(default_factory=dict)
     database_url: str = ""
@@ -125,9 +127,10 @@ class Stack:
     def api(self) -> httpx.Client:
         if self._client is None:
             token = self.state.token.read_text().strip()
-            base = f"http://127.0.0.1:{self.ports[0]}"
+            base = self.state.api_url.read_text().strip()
+            trust = ssl.create_default_context(cafile=self.state.ca) if base.startswith("https:") else False
             headers = {"Authorization": f"Bearer {token}"}
-            self._client = httpx.Client(base_url=base, headers=headers, timeout=30, trust_env=False)
+            self._client = httpx.Client(base_url=base, headers=headers, timeout=30, trust_env=False, verify=trust)
         return self._client
 
     def get(self, path: str, **params: Any) -> Any:
@@ -254,7 +257,7 @@ class Stack:
         StatusFile(self.state.uploads / "tiny.status.json").change(state="ready", percent=100, sha256=sha256)
 
     def _write_settings(self) -> None:
-        lines = [f"workers = {self.plan.workers}", "[api]", f"port = {self.ports[0]}"]
+        lines = [f"workers = {self.plan.workers}", "[api]", f'host = "{self.plan.host}"', f"port = {self.ports[0]}"]
         if self.plan.database_url:
             lines += ["[database]", f'url = "{self.plan.database_url}"']
         for number, node in enumerate(self.plan.nodes):

@@ -21,7 +21,8 @@ from paddock.cloud.models import IdempotencyKey, Project
 HEADER = "Idempotency-Key"
 LONGEST = 255  # characters of a key
 PATIENCE = 20  # seconds that a write waits for another one's locks
-SECRETS = ("root_password", "password", "secret", "wss_url")  # fields of answers that are shown once
+SECRETS = ("root_password", "password", "secret")  # fields of answers that are shown once
+ANEW = "/actions/request_console"  # its answer is good for a minute: a new one each time changes nothing else
 
 View = Callable[[HttpRequest], HttpResponse]
 
@@ -29,7 +30,7 @@ View = Callable[[HttpRequest], HttpResponse]
 def once(request: HttpRequest, view: View) -> HttpResponse:
     """Answer the request; one with a key at most once, and later the same again."""
     key = request.headers.get(HEADER)
-    if key is None or request.method in SAFE:
+    if key is None or request.method in SAFE or request.path_info.endswith(ANEW):
         return view(request)
     try:
         project = _authorized(request)

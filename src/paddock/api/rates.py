@@ -14,7 +14,7 @@ from paddock.api.errors import ApiError
 from paddock.base import clock
 
 HOUR = 3600.0
-MOST_BUCKETS = 10_000  # kept at once; empty ones are forgotten beyond
+EMPTYING = 60.0  # seconds between looks for empty buckets, which are forgotten
 
 headers: ContextVar[dict[str, str] | None] = ContextVar("rate_headers", default=None)  # of the answer being made
 
@@ -26,6 +26,7 @@ class Buckets:
         self.limit = limit
         self._lock = threading.Lock()
         self._filled: dict[int, tuple[float, float]] = {}  # project → what was in it, and when
+        self._looked = clock.monotonic()
 
     def take(self, project: int) -> tuple[bool, float]:
         """Put one request in, if it has room. Returns whether it had, and what is in the bucket now."""
@@ -34,7 +35,8 @@ class Buckets:
             inside = self._inside(project, now)
             fits = inside + 1 <= self.limit
             self._filled[project] = (inside + fits, now)
-            if len(self._filled) > MOST_BUCKETS:
+            if now - self._looked > EMPTYING:
+                self._looked = now
                 self._filled = {p: kept for p, kept in self._filled.items() if self._inside(p, now) > 0}
         return fits, inside + fits
 

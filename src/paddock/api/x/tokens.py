@@ -33,10 +33,10 @@ class OneToken(Reply):
 
 
 class NewToken(Reply):
-    """A new token. `secret` is never shown again."""
+    """A new token. `secret` is never shown again: it is null where a write is repeated by its Idempotency-Key."""
 
     token: TokenReply
-    secret: str
+    secret: str | None
 
 
 class ManyTokens(Reply):
