@@ -2,9 +2,11 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 from paddock.api import openapi
+from paddock.api.v1.common import Body, Reply
 from tests.api.routes import all_routes
 
 ROOT = Path(__file__).parents[2]
@@ -24,3 +26,14 @@ def test_references_lead_somewhere() -> None:
     schema = openapi.described()
     names = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(schema)))
     assert names <= set(schema["components"]["schemas"])
+
+
+def test_no_two_bodies_have_one_name() -> None:
+    """In the description the last of them would take the place of the others."""
+    models: dict[str, set[str]] = {}
+    for module in list(sys.modules.values()):
+        if getattr(module, "__name__", "").startswith("paddock.api."):
+            for one in vars(module).values():
+                if isinstance(one, type) and issubclass(one, Reply | Body):
+                    models.setdefault(one.__name__, set()).add(one.__module__)
+    assert {name: sorted(places) for name, places in models.items() if len(places) > 1} == {}

@@ -67,7 +67,19 @@ def described() -> dict[str, Any]:
     for route in app.routes:
         if isinstance(route, Route):
             _add(schema, route)
+    _describe_errors(schema)
     return schema
+
+
+def _describe_errors(schema: dict[str, Any]) -> None:
+    """Every operation may be refused, in one shape."""
+    shape = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorReply"}}}
+    for methods in schema["paths"].values():
+        for operation in methods.values():
+            operation["responses"] |= {
+                "4XX": {"description": "Refused", "content": shape},
+                "5XX": {"description": "Failed", "content": shape},
+            }
 
 
 def text() -> str:

@@ -27,7 +27,7 @@ class Owner(Reply):
     name: str
 
 
-class ImageReply(Reply):
+class AdminImageReply(Reply):
     """An image; sizes in bytes. Without a project it is everybody's."""
 
     id: int
@@ -44,12 +44,12 @@ class ImageReply(Reply):
     created: Time
 
 
-class OneImage(Reply):
-    image: ImageReply
+class OneAdminImage(Reply):
+    image: AdminImageReply
 
 
-class ManyImages(Reply):
-    images: list[ImageReply]
+class ManyAdminImages(Reply):
+    images: list[AdminImageReply]
     meta: Meta
 
 
@@ -64,9 +64,9 @@ def rows() -> "QuerySet[Image]":
     return Image.objects.select_related("project").filter(delete_requested=False, deleted=None)
 
 
-def shown(image: Image, nodes: int | None = None) -> ImageReply:
+def shown(image: Image, nodes: int | None = None) -> AdminImageReply:
     """An image as operators see it; `nodes` is on how many it lies."""
-    return ImageReply(
+    return AdminImageReply(
         id=image.pk,
         name=image.name,
         description=image.description,
@@ -82,25 +82,25 @@ def shown(image: Image, nodes: int | None = None) -> ImageReply:
     )
 
 
-@router.get("/images", response=ManyImages)
-def list_images(request: HttpRequest) -> ManyImages:
+@router.get("/images", response=ManyAdminImages)
+def list_images(request: HttpRequest) -> ManyAdminImages:
     """The images of all projects."""
     found_rows = rows()
     if kinds := many(request, "type", TYPES):
         found_rows = found_rows.filter(type__in=kinds)
     found, meta = page(request, found_rows, SORTABLE)
-    return ManyImages(images=[shown(i) for i in found], meta=meta)
+    return ManyAdminImages(images=[shown(i) for i in found], meta=meta)
 
 
-@router.get("/images/{int:id}", response=OneImage)
-def show_image(request: HttpRequest, id: int) -> OneImage:
+@router.get("/images/{int:id}", response=OneAdminImage)
+def show_image(request: HttpRequest, id: int) -> OneAdminImage:
     """One image, and on how many nodes it lies."""
     image: Image = get(rows(), "image", id)
-    return OneImage(image=shown(image, image.imagecopy_set.count()))
+    return OneAdminImage(image=shown(image, image.imagecopy_set.count()))
 
 
-@router.post("/images/{int:id}/publish", response=OneImage)
-def publish_image(request: HttpRequest, id: int, body: Publish) -> OneImage:
+@router.post("/images/{int:id}/publish", response=OneAdminImage)
+def publish_image(request: HttpRequest, id: int, body: Publish) -> OneAdminImage:
     """Make a project's image everybody's. It no longer counts for the project, nor can that delete it."""
     with transaction.atomic():
         image: Image = get(rows().select_for_update(of=("self",)), "image", id)
@@ -116,7 +116,7 @@ def publish_image(request: HttpRequest, id: int, body: Publish) -> OneImage:
                 image.save(update_fields=["name", "project", "type"])
         except IntegrityError as e:
             raise uniqueness("name") from e
-    return OneImage(image=shown(image))
+    return OneAdminImage(image=shown(image))
 
 
 @router.delete("/images/{int:id}", response={204: None})

@@ -84,7 +84,7 @@ class ChangeProject(Body):
     limits: SetLimits = SetLimits()
 
 
-class CreateToken(tokens.CreateToken):
+class CreateProjectToken(tokens.CreateToken):
     """A token of the project; an operator's may use /admin/v1 too."""
 
     operator: bool = False
@@ -152,7 +152,7 @@ def list_project_tokens(request: HttpRequest, id: int) -> tokens.ManyTokens:
 
 
 @router.post("/projects/{int:id}/tokens", response={201: tokens.NewToken})
-def create_project_token(request: HttpRequest, id: int, body: CreateToken) -> Status[tokens.NewToken]:
+def create_project_token(request: HttpRequest, id: int, body: CreateProjectToken) -> Status[tokens.NewToken]:
     """Make a token of a project. Its secret is in this answer and nowhere else."""
     return tokens.new(_project(id), body, operator=body.operator)
 

@@ -18,7 +18,7 @@ SORTABLE = {"id": "id", "command": "command", "status": "status", "started": "st
 STATES = ("running", "success", "error")
 
 
-class ErrorReply(Reply):
+class ActionError(Reply):
     """Why an action failed."""
 
     code: str
@@ -49,7 +49,7 @@ class ActionReply(Reply):
     started: Time
     finished: Time | None
     resources: list[Resource]
-    error: ErrorReply | None
+    error: ActionError | None
     x_steps: list[Step]
     x_waiting_for: str
 
@@ -70,7 +70,7 @@ def shown(action: Action, events: list[Event] | None = None, waiting_for: str = 
     """An action as it goes out, with the events that are known of it."""
     error = None
     if action.status == "error":
-        error = ErrorReply(code=action.error_code, message=action.error_message, x_hint=action.error_hint)
+        error = ActionError(code=action.error_code, message=action.error_message, x_hint=action.error_hint)
     steps = [_step(event, action) for event in events or ()]
     return ActionReply(
         id=action.pk,

@@ -34,6 +34,20 @@ class Reply(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class Problem(Reply):
+    """What went wrong: a code for programs, a sentence for people, and more (wrong fields, limits, a hint)."""
+
+    code: str
+    message: str
+    details: dict[str, Any] | None
+
+
+class ErrorReply(Reply):
+    """Every error's shape."""
+
+    error: Problem
+
+
 class Body(BaseModel):
     """What comes in: no "yes" for a true, no "1" for a 1; null is the same as left out."""
 

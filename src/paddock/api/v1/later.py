@@ -18,10 +18,11 @@ from paddock.api.labels import labels_match
 from paddock.api.paging import Meta, described, many, page_of, query
 from paddock.api.v1.actions import SORTABLE as ACTIONS_SORTABLE
 from paddock.api.v1.actions import STATES, ManyActions
-from paddock.api.v1.common import Reply
+from paddock.api.v1.common import ErrorReply, Reply
 
 router = Router(tags=["later"])
 SORTABLE = ("id", "name", "created")
+NOT_THERE = {404: ErrorReply}
 NETWORKS = "nodes have no networks of their own yet: servers are reached through a port of their node, shown as x_ssh"
 
 
@@ -154,13 +155,13 @@ def _serve(name: str, family: Family) -> None:
     reply, listed = _empty(name), described(SORTABLE, "name", "label_selector")
     _add("GET", f"/{name}", _lister(name, reply), response=reply, openapi_extra=listed)
     if not family.catalogue:
-        _add("POST", f"/{name}", _refuser(family), response={201: None})
+        _add("POST", f"/{name}", _refuser(family), response={422: ErrorReply})
     if family.commands is not None:
         asked = described(ACTIONS_SORTABLE, "id", status=STATES)
         _add("GET", f"/{name}/actions", _no_actions, response=ManyActions, openapi_extra=asked)
-        _add("GET", f"/{name}/actions/{{int:id}}", _unknown("action", "{int:id}"))
+        _add("GET", f"/{name}/actions/{{int:id}}", _unknown("action", "{int:id}"), response=NOT_THERE)
     for method, _, path in (route.partition(" ") for route in _below(family)):
-        _add(method, f"/{name}{path}", _unknown(family.one, path))
+        _add(method, f"/{name}{path}", _unknown(family.one, path), response=NOT_THERE)
 
 
 for _name, _family in FAMILIES.items():

@@ -65,9 +65,9 @@ def change_type(request: HttpRequest, id: int, body: server_body.ChangeType) -> 
 
 
 @router.post(f"{ON_SERVER}/create_image", response={201: ImageAction})
-def create_image(request: HttpRequest, id: int, body: server_body.CreateImage | None = None) -> Status[ImageAction]:
+def create_image(request: HttpRequest, id: int, body: server_body.Snapshot | None = None) -> Status[ImageAction]:
     """Take a snapshot of its system disk as it is at one moment, also while it runs."""
-    server, wanted = own_server(request, id), body or server_body.CreateImage()
+    server, wanted = own_server(request, id), body or server_body.Snapshot()
     if wanted.type == "backup":
         raise ApiError(422, "unsupported_error", f"image type 'backup' can't be had: {NO_BACKUPS}")
     text = wanted.description or f"{server.name} {clock.now():%Y-%m-%d %H:%M:%S}"

@@ -101,7 +101,7 @@ class ChangeType(Body):
     x_live: bool = False  # add CPUs and memory while it runs
 
 
-class CreateImage(Body):
+class Snapshot(Body):
     type: Literal["snapshot", "backup"] = "snapshot"
     description: Annotated[Line, Field(max_length=200)] = ""
     labels: Labels = {}

@@ -10,7 +10,7 @@ from ninja import Router
 
 from paddock.api.errors import ApiError
 from paddock.api.v1 import server_body
-from paddock.api.v1.actions import OneAction
+from paddock.api.v1.common import ErrorReply
 from paddock.api.v1.later import NETWORKS
 from paddock.api.v1.server_power import ON_SERVER
 from paddock.api.v1.server_reply import own_server
@@ -34,37 +34,37 @@ def _refuse(request: HttpRequest, id: int, command: str) -> NoReturn:
     raise ApiError(422, "unsupported_error", f"{command} is not supported here: {REFUSED[command]}")
 
 
-@router.post(f"{ON_SERVER}/enable_backup", response={201: OneAction})
+@router.post(f"{ON_SERVER}/enable_backup", response={422: ErrorReply})
 def enable_backup(request: HttpRequest, id: int) -> None:
     """Refused: backups by schedule come later."""
     _refuse(request, id, "enable_backup")
 
 
-@router.post(f"{ON_SERVER}/disable_backup", response={201: OneAction})
+@router.post(f"{ON_SERVER}/disable_backup", response={422: ErrorReply})
 def disable_backup(request: HttpRequest, id: int) -> None:
     """Refused: backups by schedule come later."""
     _refuse(request, id, "disable_backup")
 
 
-@router.post(f"{ON_SERVER}/change_dns_ptr", response={201: OneAction})
+@router.post(f"{ON_SERVER}/change_dns_ptr", response={422: ErrorReply})
 def change_dns_ptr(request: HttpRequest, id: int, body: server_body.DnsPtr) -> None:
     """Refused: servers have no public addresses yet."""
     _refuse(request, id, "change_dns_ptr")
 
 
-@router.post(f"{ON_SERVER}/attach_to_network", response={201: OneAction})
+@router.post(f"{ON_SERVER}/attach_to_network", response={422: ErrorReply})
 def attach_to_network(request: HttpRequest, id: int, body: server_body.AttachNetwork) -> None:
     """Refused: networks come later."""
     _refuse(request, id, "attach_to_network")
 
 
-@router.post(f"{ON_SERVER}/detach_from_network", response={201: OneAction})
+@router.post(f"{ON_SERVER}/detach_from_network", response={422: ErrorReply})
 def detach_from_network(request: HttpRequest, id: int, body: server_body.Network) -> None:
     """Refused: networks come later."""
     _refuse(request, id, "detach_from_network")
 
 
-@router.post(f"{ON_SERVER}/change_alias_ips", response={201: OneAction})
+@router.post(f"{ON_SERVER}/change_alias_ips", response={422: ErrorReply})
 def change_alias_ips(request: HttpRequest, id: int, body: server_body.AliasIps) -> None:
     """Refused: networks come later."""
     _refuse(request, id, "change_alias_ips")
