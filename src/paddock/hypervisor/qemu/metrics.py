@@ -26,7 +26,7 @@ from paddock.machine.state import Metrics, Series
 EVERY = 30.0  # seconds
 QMP_WAIT = 1.0  # seconds for QEMU's answer
 AGENT_WAIT = 0.5  # and for the guest agent's
-LEFT_ALONE = 300.0  # seconds that one who did not answer is not asked again
+LEFT_ALONE = {"qmp": 300.0, "agent": 60.0}  # seconds that one who did not answer is not asked again
 PRUNE_EVERY = 600.0
 MOST_VALUES = 500  # per series
 # A name for people, which counter it is of, and what one of a second counts.
@@ -57,7 +57,7 @@ class _Patience:
     def lose(self, what: str, pid: int) -> None:
         now = clock.monotonic()
         self.until = {key: end for key, end in self.until.items() if end > now}
-        self.until[what, pid] = now + LEFT_ALONE
+        self.until[what, pid] = now + LEFT_ALONE[what]
 
 
 class Meter:
