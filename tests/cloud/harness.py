@@ -69,7 +69,8 @@ class Cloud:
             self.host().volumes.remove_volume(uuid, 2**40)
         for model in (Volume, Server, PlacementGroup, Action, Event, ImageCopy, SSHKey):
             model.objects.all().delete()
-        Image.objects.exclude(project=None, type="system").delete()
+        Image.objects.exclude(project=None, type__in=("system", "rescue")).delete()
+        Image.objects.filter(type="rescue").update(state="absent", sha256="", manifest={}, step="rest", next_at=None)
         Project.objects.exclude(name="default").delete()
         Project.objects.update(**{f"limit_{name}": None for name in quota.WORDS})
         Node.objects.exclude(name="n1").delete()
@@ -228,10 +229,10 @@ def make_image_ready(name: str = "tiny", *, real: bool = False) -> Image:
 def make_image(name: str, kind: str, *roles: Role, **about: Any) -> Image:
     """A ready image besides the catalogue's: a CD, the rescue system, another disk."""
     manifest = _fake_image(name, roles)
-    row = Image.objects.create(
-        name=name, type=kind, state="ready", sha256=manifest.sha256, manifest=manifest.model_dump(mode="json"),
-        step="rest", next_at=None, **about,
-    )  # fmt: skip
+    ready = {"state": "ready", "sha256": manifest.sha256, "manifest": manifest.model_dump(mode="json")}
+    at_rest = {"type": kind, "step": "rest", "next_at": None}
+    owner = about.pop("project", None)
+    row, _ = Image.objects.update_or_create(project=owner, name=name, defaults={**ready, **at_rest, **about})
     row.refresh_from_db()
     return row
 

@@ -336,8 +336,13 @@ def test_rescue_survives_a_start_that_fails(cloud: Cloud) -> None:
 
 
 def test_no_rescue_system_no_rescue(cloud: Cloud) -> None:
-    with pytest.raises(Unsupported):
-        wishes.enable_rescue(cloud.running_server(), [], "", "")
+    row = cloud.running_server()
+    Image.objects.filter(type="rescue").update(type="app")
+    try:
+        with pytest.raises(Unsupported):
+            wishes.enable_rescue(row, [], "", "")
+    finally:
+        Image.objects.filter(type="app", name="rescue").update(type="rescue")
 
 
 # CDs
