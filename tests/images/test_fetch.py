@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from paddock.images.progress import BuildStatus, read_status
 from paddock.machine.spec import MIB
 from tests.images.website import Answer, Website
 
-DATA = os.urandom(300_000)
+DATA = random.Random(5).randbytes(300_000)  # the same in every process of a test run
 SHA256 = hashlib.sha256(DATA).hexdigest()
 PACKED = gzip.compress(DATA)
 

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import lzma
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from paddock.base.run import run
 from paddock.images.unpack import is_compressed, unpack
 from paddock.machine.spec import MIB
 
-DATA = os.urandom(100_000) + bytes(3 * MIB) + b"the end"
+DATA = random.Random(6).randbytes(100_000) + bytes(3 * MIB) + b"the end"
 
 
 def zstd(data: bytes) -> bytes:
