@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,18 +50,18 @@ def test_env_can_not_be_made_to_run_anything(paddock: Shell) -> None:
 def test_env_of_https_names_what_to_trust(paddock: Shell, tmp_path: Path) -> None:
     certificates.ensure(tmp_path / "tls", ["localhost"])
     ca = tmp_path / "tls" / "ca.crt"
-    endpoint = {"PADDOCK_ENDPOINT": "https://localhost:9", "PADDOCK_CA": str(ca)}
+    endpoint: dict[str, Any] = {"PADDOCK_ENDPOINT": "https://localhost:9", "PADDOCK_CA": str(ca)}
     found = sourced(paddock.ok("env", **endpoint))
     bundle = Path(found["SSL_CERT_FILE"])
     assert found["REQUESTS_CA_BUNDLE"] == str(bundle) == str(paddock.config / "ca-bundle.pem")
     assert ca.read_text() in bundle.read_text()
     assert bundle.read_text().count("BEGIN CERTIFICATE") > 10, "the system's authorities are trusted as before"
-    trust = {name: found[name] for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")}
+    trust: dict[str, Any] = {name: found[name] for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")}
     paddock.ok("env", **endpoint, **trust)
     assert bundle.read_text().count(ca.read_text().strip()) == 1, "asked twice, it is not in it twice"
     assert not set(trust) & set(sourced(paddock.ok("env", "--unset", **trust), **found))
     assert not set(trust) & set(sourced(paddock.ok("env", **trust), **found)), "plain HTTP needs none"
-    own = {"SSL_CERT_FILE": "/etc/mine.pem"}
+    own: dict[str, Any] = {"SSL_CERT_FILE": "/etc/mine.pem"}
     assert sourced(paddock.ok("env", "--unset", **own), **own) == sourced("", **own), "somebody's own stay"
 
 

@@ -4,7 +4,9 @@ import hashlib
 import io
 import os
 import socket
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pycdlib
@@ -245,6 +247,49 @@ def test_the_life_of_an_iso(stream: Stream, ask: Caller, cloud: Cloud) -> None:
     assert ask("DELETE", path).status_code == 204
     cloud.settle()
     ask.refused("GET", path, None, 404, "not_found")
+
+
+@pytest.fixture
+def shelf() -> Iterator[str]:
+    """The address of a web server that has one ISO."""
+    content = iso()
+
+    class Shelf(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Shelf) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/tools.iso"
+        server.shutdown()
+
+
+def test_an_iso_is_fetched(shelf: str, ask: Caller, cloud: Cloud) -> None:
+    operator = Caller(operator=True)
+    body = {"name": "tools", "url": shelf, "sha256": hashlib.sha256(iso()).hexdigest()}
+    made = operator.ok("POST", "/x/v1/isos", body)
+    assert (made["iso"]["x_state"], made["action"]["status"]) == ("building", "running")
+    cloud.settle()
+    assert operator.ok("GET", f"/x/v1/isos/{made['iso']['id']}")["iso"]["x_state"] == "ready"
+    assert operator.ok("GET", f"/v1/actions/{made['action']['id']}")["action"]["status"] == "success"
+
+
+def test_a_tenant_fetches_nothing_from_inside(shelf: str, ask: Caller, cloud: Cloud) -> None:
+    """Our own network's services would answer us, not the tenant."""
+    said = ask("POST", "/x/v1/isos", {"name": "tools", "url": shelf})
+    if said.status_code == 201:
+        cloud.settle()
+        action = ask.ok("GET", f"/v1/actions/{said.json()['action']['id']}")["action"]
+        assert action["status"] == "error"
+    else:
+        assert said.status_code == 422
+        assert not Image.objects.filter(name="tools").exists()
 
 
 def _until(true: Any) -> None:

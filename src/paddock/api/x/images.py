@@ -69,15 +69,18 @@ def create_image(request: HttpRequest, body: CreateImage) -> Status[NewImage]:
 
 
 def announce(request: HttpRequest, image: Image) -> Action | None:
-    """Write a new image's row, and have it fetched if it has an address. Raises ApiError for a name that is taken."""
+    """Write a new image's row, and have it fetched if it has an address: for an operator from anywhere, for others from
+    the open internet. Raises ApiError for a name that is taken, Invalid for an address that is none."""
     if Image.objects.filter(project=None, name=image.name, deleted=None).exists():
         raise uniqueness("name")
-    try:
-        with transaction.atomic():
-            image.save()
-    except IntegrityError as e:
-        raise uniqueness("name") from e
-    action = flow.ask_fetch(image, correlation(request)) if image.url else None
+    operator: bool = request.auth.operator  # type: ignore[attr-defined]  # set by ninja
+    with transaction.atomic():
+        try:
+            with transaction.atomic():
+                image.save()
+        except IntegrityError as e:
+            raise uniqueness("name") from e
+        action = flow.ask_fetch(image, correlation(request), anywhere=operator) if image.url else None
     image.refresh_from_db()
     return action
 
