@@ -19,7 +19,7 @@ from tests.images.website import Answer, Website
 
 DATA = random.Random(5).randbytes(300_000)  # the same in every process of a test run
 SHA256 = hashlib.sha256(DATA).hexdigest()
-PACKED = gzip.compress(DATA)
+PACKED = gzip.compress(DATA, mtime=0)
 
 
 @pytest.fixture
