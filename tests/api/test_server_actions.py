@@ -153,14 +153,12 @@ def test_change_type(web: Web) -> None:
 
 
 def test_change_type_while_it_runs(web: Web) -> None:
-    Server.objects.filter(pk=web.id).update(max_cores=4, max_memory_mib=8192)
-    web.post("poweroff")
-    web.post("poweron")
-    web.post("change_type", {"server_type": "micro", "upgrade_disk": False, "x_live": True})
-    assert (web.shown()["status"], web.shown()["server_type"]["name"]) == ("running", "micro")
-    web.refused(
-        "change_type", {"server_type": "nano", "upgrade_disk": False, "x_live": True}, 422, "server_not_stopped"
-    )
+    web.id = web.cloud.new_server("web-2", plan="small").pk
+    web.cloud.settle()
+    web.post("change_type", {"server_type": "medium", "upgrade_disk": False, "x_live": True})
+    assert (web.shown()["status"], web.shown()["server_type"]["name"]) == ("running", "medium")
+    less = {"server_type": "small", "upgrade_disk": False, "x_live": True}
+    web.refused("change_type", less, 422, "server_not_stopped")
 
 
 def test_create_image(web: Web) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from paddock.base import certificates
 from paddock.base.certificates import Pair
@@ -138,5 +139,5 @@ def test_the_certificate_is_for_serving_only(place: Path) -> None:
     found = x509.load_pem_x509_certificate(certificates.ensure(place, NAMES).certificate.read_bytes())
     assert found.extensions.get_extension_for_class(x509.BasicConstraints).value.ca is False
     assert list(found.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [
-        x509.ExtendedKeyUsageOID.SERVER_AUTH
+        ExtendedKeyUsageOID.SERVER_AUTH
     ]

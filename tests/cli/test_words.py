@@ -1,5 +1,6 @@
 """kvm-cloud's words, and the prompt that completes them."""
 
+import readline
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,8 @@ def test_completion_offers_commands_and_then_servers(monkeypatch: pytest.MonkeyP
     offered = {(): ["launch", "ls"], ("ls",): ["web-1", "web-2", "db"]}
     complete = shell._completer(lambda before: offered[tuple(before)])
     typed = {"line": "", "at": 0}
-    monkeypatch.setattr(shell.readline, "get_line_buffer", lambda: typed["line"])
-    monkeypatch.setattr(shell.readline, "get_begidx", lambda: typed["at"])
+    monkeypatch.setattr(readline, "get_line_buffer", lambda: typed["line"])
+    monkeypatch.setattr(readline, "get_begidx", lambda: typed["at"])
     typed.update(line="l", at=0)
     assert [complete("l", n) for n in range(3)] == ["launch ", "ls ", None]
     typed.update(line="ls web", at=3)
@@ -42,7 +43,7 @@ def test_completion_offers_commands_and_then_servers(monkeypatch: pytest.MonkeyP
 def test_history_is_private_and_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "history"
     with shell._remembered(path):
-        shell.readline.clear_history()
-        shell.readline.add_history("ls")
+        readline.clear_history()
+        readline.add_history("ls")
     assert path.stat().st_mode & 0o777 == 0o600
     assert "ls" in path.read_text()

@@ -106,7 +106,7 @@ def engine_attempts(cloud: Cloud, row: Server, until: str) -> None:
             raise Enough
         return from_here(flow, found)
 
-    engine._attempt = attempt
+    engine._attempt = attempt  # type: ignore[assignment]  # of one flow only
     try:
         advance(FLOW, row.pk)
     finally:
