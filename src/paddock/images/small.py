@@ -14,9 +14,10 @@ from paddock.images.elf import libraries
 from paddock.images.packages import Packages
 from paddock.images.progress import Say
 
-PACKAGES = ("busybox-static", "dropbear-bin", "e2fsprogs", "qemu-guest-agent")
+PACKAGES = ("busybox-static", "dropbear-bin", "e2fsprogs", "openssh-client", "qemu-guest-agent")
 PROGRAMS = (
     "usr/sbin/dropbear", "usr/bin/dropbearkey", "usr/sbin/qemu-ga",
+    "usr/bin/scp",  # dropbear brings none, and it is how Packer and others copy files here
     "sbin/resize2fs", "sbin/mke2fs", "sbin/e2fsck",
 )  # fmt: skip
 ROOT_MODULES = ("virtio_pci", "virtio_scsi", "virtio_blk", "sd_mod")  # what it takes to reach the disks
