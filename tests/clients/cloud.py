@@ -53,7 +53,11 @@ class Place:
     def boot(self, name: str) -> str:
         """What tells one boot of a guest from another, asked by the guest agent: SSH hangs while a guest goes down."""
         self.ready(name)
-        body = {"argv": ["cat", "/proc/sys/kernel/random/boot_id"], "stdin": "", "timeout": 5}
+        return self.by_agent(name, "cat", "/proc/sys/kernel/random/boot_id")
+
+    def by_agent(self, name: str, *argv: str) -> str:
+        """What a command in the guest prints, run by its agent; nothing when that does not answer."""
+        body = {"argv": argv, "stdin": "", "timeout": 5}
         reply = self.stack.api.post(f"/x/v1/servers/{self.by_name(name)['id']}/exec", json=body)
         return str(reply.json()["stdout"]) if reply.is_success else ""
 
@@ -77,10 +81,11 @@ class Place:
 
     def empty(self) -> None:
         """Remove all that the project has, but the tester's key."""
-        servers = self.stack.servers()
-        for server in servers:
-            self._unprotect(f"/v1/servers/{server['id']}", server, delete=False, rebuild=False)
-        self.stack.remove(*[s["id"] for s in servers])
+        for server in self.stack.servers():
+            if server["status"] != "deleting":
+                self._unprotect(f"/v1/servers/{server['id']}", server, delete=False, rebuild=False)
+                self.stack.remove(server["id"])
+        until(lambda: not self.stack.servers(), 60, "all servers to be gone")
         for kind in KINDS:
             for one in self._all(kind):
                 self._unprotect(f"/v1/{kind}/{one['id']}", one, delete=False)

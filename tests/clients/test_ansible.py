@@ -58,7 +58,7 @@ def test_a_playbook_twice(ansible: Ansible) -> None:
     assert (again["changed"], again["failed"]) == (0, 0)
     ansible.place.ready("shop-1")
     volume = ansible.place.by_name("shop-data", "volumes")
-    ansible.place.shows("shop-1", "cat /proc/mounts", f"/mnt/HC_Volume_{volume['id']} ext4")
+    assert f"/mnt/HC_Volume_{volume['id']} ext4" in ansible.place.by_agent("shop-1", "cat", "/proc/mounts")
 
 
 def test_the_inventory(ansible: Ansible) -> None:

@@ -38,7 +38,7 @@ def test_an_image_is_built(place: Place, tmp_path: Path, proxy_port: int) -> Non
     said = run(["packer", *words], env=env, timeout=400, cwd=tmp_path)
     image = re.search(r"A snapshot was created: 'golden' \(ID: (\d+)\)", said.stdout)
     assert image, said.stdout
-    assert place.stack.servers() == []
+    until(lambda: not place.stack.servers(), 20, "its server to be gone")
     assert [k["name"] for k in place.stack.get("/v1/ssh_keys")["ssh_keys"]] == ["tester"]
     shown = place.stack.get(f"/v1/images/{image[1]}")["image"]
     assert (shown["status"], shown["labels"], shown["description"]) == ("available", {"made_by": "packer"}, "golden")
