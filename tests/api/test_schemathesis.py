@@ -55,10 +55,17 @@ def there(live: LiveApi, cloud_for_all: Cloud) -> Iterator[dict[str, int]]:
 
 @pytest.fixture(scope="module")
 def cloud_for_all(agent: Any) -> Iterator[Cloud]:
-    """A cloud of this file alone, since nothing puts it in order between two requests."""
+    """A cloud of this file alone, since nothing puts it in order between two requests.
+
+    An operator may change and delete the catalogue: it is put back.
+    """
     made = Cloud(agent)
     made.reset()
+    catalogue = [*Image.objects.filter(project=None), *ServerType.objects.all()]
     yield made
+    ServerType.objects.exclude(pk__in=[row.pk for row in catalogue if isinstance(row, ServerType)]).delete()
+    for row in catalogue:
+        row.save()
     made.reset()
 
 
