@@ -76,8 +76,8 @@ class Cloud:
         Node.objects.exclude(name="n1").delete()
         Node.objects.filter(name="n1").update(
             url=self.agent.url, state="up", problem="", cpus=1000, memory_mib=10**7, disk_gib=10**6, claimed_cpus=0,
-            claimed_memory_mib=0, claimed_disk_gib=0, last_number=0, last_placed=0, ssh_ports=100, first_ssh_port=self.ports.start,
-            cpu_overcommit=1.0, memory_overcommit=1.0,
+            claimed_memory_mib=0, claimed_disk_gib=0, last_number=0, ssh_ports=100, first_ssh_port=self.ports.start,
+            last_placed=0, cpu_overcommit=1.0, memory_overcommit=1.0,
             facts={"accelerator": "tcg"},
             settings={"cpus": 1000, "memory_mib": 10**7, "disk_gib": 10**6, "shared": True},
         )  # fmt: skip
