@@ -304,8 +304,8 @@ class Routes:
             action["_fails"] = "the guest did not shut down within 90 s"
         elif command in ("shutdown", "poweroff"):
             action["_then"] = lambda: server.update(status="off", x_ready=_not_ready(""))
-        elif command == "poweron":
-            action["_then"] = lambda: server.update(status="running")
+        elif then := {"poweron": "running", "resume": "running", "pause": "paused"}.get(command):
+            action["_then"] = lambda: server.update(status=then)
         return JSONResponse({"action": _public(action)}, 201)
 
     def _ours(self, request: Request, parts: list[str], body: Any) -> Response:
@@ -317,6 +317,8 @@ class Routes:
         server = self.cloud.servers.get(int(parts[1]))
         if server is None:
             raise Problem(404, "not_found", f"server with ID '{parts[1]}' not found")
+        if parts[2] == "actions":
+            return self._power(server, tail)
         if tail == "timeline":
             return JSONResponse({"timeline": TIMELINE})
         if tail == "console_log":

@@ -25,6 +25,17 @@ def test_power_of_one_several_a_group_and_all(paddock: Shell, cloud: Cloud) -> N
     assert paddock.ok("stop", "--force", "c", "c", "3") == "c is off\n"
 
 
+def test_standing_still_is_ours_and_not_of_v1(paddock: Shell, cloud: Cloud) -> None:
+    for name in "ab":
+        cloud.add(name, x_group="g")
+    assert paddock.ok("pause", "a") == "a is paused\n"
+    assert status(cloud) == {"a": "paused", "b": "running"}
+    assert paddock.ok("server", "resume", "--group", "g") == "a is running\nb is running\n"
+    assert status(cloud) == {"a": "running", "b": "running"}
+    asked = [path for method, path, _ in cloud.requests if method == "POST"]
+    assert asked == ["/x/v1/servers/1/actions/pause", *(f"/x/v1/servers/{n}/actions/resume" for n in (1, 2))]
+
+
 def test_the_right_actions_are_asked_for(paddock: Shell, cloud: Cloud) -> None:
     cloud.add("a")
     for words in ("start", "server shutdown", "stop", "stop -f", "server poweroff", "restart", "server reset"):

@@ -103,6 +103,28 @@ def test_a_machine_that_is_off_has_no_reset_button(hypervisor: Hypervisor, made:
             hypervisor.machines.power(machine.uuid, power, 1)
 
 
+def test_pause_and_resume(harness: Harness, made: Made) -> None:
+    machines, machine = harness.hypervisor.machines, made.new()
+    machines.power(machine.uuid, Power.ON, 1)
+    for power, phase in ((Power.PAUSE, Phase.PAUSED), (Power.RESUME, Phase.RUNNING)):
+        cursor = machines.changes(0, 0).cursor
+        for _ in range(2):
+            machines.power(machine.uuid, power, 1)
+            assert machines.state(machine.uuid).phase is phase
+        assert machines.changes(cursor, 5).cursor != cursor
+    machines.power(machine.uuid, Power.PAUSE, 1)
+    assert machines.readiness(machine.uuid).waiting_for
+    machines.power(machine.uuid, Power.ON, 1)
+    assert machines.state(machine.uuid).phase is Phase.RUNNING
+
+
+def test_what_is_off_is_neither_paused_nor_resumed(hypervisor: Hypervisor, made: Made) -> None:
+    machine = made.new()
+    for power in (Power.PAUSE, Power.RESUME):
+        with pytest.raises(Conflict):
+            hypervisor.machines.power(machine.uuid, power, 1)
+
+
 def test_one_port_serves_one_machine(hypervisor: Hypervisor, made: Made) -> None:
     first = made.new()
     second = made.new(port=first.network.ssh_port)

@@ -21,6 +21,7 @@ from paddock.api.v1.routes import ROUTERS
 from paddock.api.x import images as x_images
 from paddock.api.x import isos as x_isos
 from paddock.api.x import limits as x_limits
+from paddock.api.x import server_sleep as x_server_sleep
 from paddock.api.x import servers as x_servers
 from paddock.api.x import tokens as x_tokens
 
@@ -56,7 +57,7 @@ api = NinjaAPI(
 install(api)
 for router in ROUTERS:
     api.add_router("/v1", router, auth=Bearer())
-for part in (x_servers, x_images, x_tokens, x_limits, x_isos):
+for part in (x_servers, x_server_sleep, x_images, x_tokens, x_limits, x_isos):
     api.add_router("/x/v1", part.router, auth=Bearer())
 for part in (admin_nodes, admin_servers, admin_server_types, admin_images, admin_projects):
     api.add_router("/admin/v1", part.router, auth=Operator())

@@ -1,4 +1,4 @@
-"""Doing things to servers: start, shut down, power off, reboot, reset, delete; one, several, a group or all."""
+"""Doing things to servers: start, shut down, power off, reboot, reset, pause, delete; one, several, a group or all."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ class Verb:
     done: str
     help: str
     hint: str = "`paddock server timeline {name}` shows what happened"
+    ours: bool = False  # beyond what /v1 has
 
 
 START = Verb("poweron", "is running", """Start servers that are off.
@@ -62,6 +63,17 @@ RESET = Verb("reset", "was reset", """Press the reset button: the guest is not a
 Examples:
   paddock server reset web
 """)  # fmt: skip
+PAUSE = Verb("pause", "is paused", """Have servers stand still: their memory stays, their CPUs do nothing.
+
+Examples:
+  paddock pause web
+  paddock pause --group pf1
+""", ours=True)  # fmt: skip
+RESUME = Verb("resume", "is running", """Have paused servers go on.
+
+Examples:
+  paddock resume web
+""", ours=True)  # fmt: skip
 DELETE = Verb("delete", "is deleted", "")
 
 
@@ -70,9 +82,13 @@ def register(app: typer.Typer) -> None:
     for name, function in (
         ("start", power(START)), ("shutdown", power(SHUTDOWN)), ("stop", stop), ("poweroff", power(POWEROFF)),
         ("reboot", power(REBOOT)), ("reset", power(RESET)), ("delete", delete),
+        ("pause", power(PAUSE)), ("resume", power(RESUME)),
     ):  # fmt: skip
         server.app.command(name)(function)
-    for name, function in (("start", power(START)), ("stop", stop), ("restart", power(REBOOT)), ("rm", delete)):
+    for name, function in (
+        ("start", power(START)), ("stop", stop), ("restart", power(REBOOT)), ("rm", delete),
+        ("pause", power(PAUSE)), ("resume", power(RESUME)),
+    ):  # fmt: skip
         app.command(name, rich_help_panel=PANEL)(function)
 
 
@@ -162,7 +178,8 @@ def _each(api: Api, found: Sequence[Json], verb: Verb, *, wait: bool, output: Fo
 
 def _ask(api: Api, thing: Json, verb: Verb) -> Json:
     path = f"/v1/servers/{thing['id']}"
-    answer = api.delete(path) if verb is DELETE else api.post(f"{path}/actions/{verb.action}")
+    post = f"{'/x' if verb.ours else ''}{path}/actions/{verb.action}"
+    answer = api.delete(path) if verb is DELETE else api.post(post)
     action: Json = answer["action"]
     return action
 

@@ -3,6 +3,7 @@
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from paddock.base import clock
@@ -118,7 +119,7 @@ class FakeHost:
             raise PortTaken(f"port {wanted} is in use by machine {holder}", hint="take another port")
         self.memory_used += machine.memory_mib
         runs = (*fake.saved.runs, (clock.now().timestamp(), 0.0))[-RUNS:]
-        has = {"port": wanted, "memory_mib": machine.memory_mib, "running": machine, "started": machine}
+        has: dict[str, Any] = {"port": wanted, "memory_mib": machine.memory_mib, "running": machine, "started": machine}
         self._set_phase(fake, phase, runs=runs, **has)
 
     def turn_off(self, fake: Fake, phase: Phase, reason: str, *, rebooting: bool = False) -> None:
@@ -132,8 +133,12 @@ class FakeHost:
         fake.streams.clear()
 
     def resume(self, fake: Fake) -> None:
-        """A paused machine goes on."""
-        self._set_phase(fake, Phase.RUNNING)
+        """A paused machine goes on; one that was turned on paused begins."""
+        self._set_phase(fake, Phase.RUNNING, greets=not fake.saved.booted)
+
+    def pause(self, fake: Fake) -> None:
+        """It stands still."""
+        self._set_phase(fake, Phase.PAUSED)
 
     def restart(self, fake: Fake) -> None:
         """Its guest starts again, unless it is paused; out of the rescue system it needs a new start."""
@@ -144,10 +149,11 @@ class FakeHost:
         else:
             self._set_phase(fake, Phase.RUNNING)
 
-    def _set_phase(self, fake: Fake, phase: Phase, **changes: object) -> None:
+    def _set_phase(self, fake: Fake, phase: Phase, *, greets: bool = True, **changes: object) -> None:
         fresh = {"reason": "", "rebooting": False, "phase": phase, "since": clock.now()}
-        self.keep(fake, **{**fresh, **changes})
-        if phase is Phase.RUNNING:
+        booted = phase is Phase.RUNNING or (fake.saved.booted and fake.saved.on)
+        self.keep(fake, **{**fresh, "booted": booted, **changes})
+        if phase is Phase.RUNNING and greets:
             fake.write(fake.greeting())
 
     def why_silent(self, fake: Fake) -> str:

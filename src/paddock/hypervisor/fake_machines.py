@@ -50,6 +50,8 @@ class FakeMachines:
             fake = host.find(machine)
             if power in (Power.ON, Power.ON_PAUSED):
                 self._on(fake, power)
+            elif power in (Power.PAUSE, Power.RESUME):
+                self._hold(host.running(machine), power)
             elif power in (Power.REBOOT, Power.RESET):
                 host.restart(host.running(machine))
             elif fake.on and (power is Power.OFF or self._obeys(fake)):
@@ -64,6 +66,12 @@ class FakeMachines:
             self._host.turn_on(fake, Phase.RUNNING if power is Power.ON else Phase.PAUSED)
         elif power is Power.ON and fake.saved.phase is Phase.PAUSED:
             self._host.resume(fake)
+
+    def _hold(self, fake: Fake, power: Power) -> None:
+        if power is Power.RESUME and fake.saved.phase is Phase.PAUSED:
+            self._host.resume(fake)
+        elif power is Power.PAUSE and fake.saved.phase is Phase.RUNNING:
+            self._host.pause(fake)
 
     def remove(self, machine: UUID, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
         host = self._host

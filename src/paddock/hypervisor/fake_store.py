@@ -37,6 +37,7 @@ class Saved(Frozen):
     running: Machine | None = None  # what its guest has while it is on
     started: Machine | None = None  # and what it had when it was turned on
     rebooting: bool = False
+    booted: bool = False  # its guest has run since it was turned on
     runs: tuple[tuple[float, float], ...] = ()  # when it was turned on and off, as unix times; 0: it still is on
     passwords: dict[str, str] = {}  # the hashes that its guest agent was given, by user
     snapshots: dict[UUID, Taken] = {}

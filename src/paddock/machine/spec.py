@@ -111,5 +111,5 @@ class Power(StrEnum):
     SHUTDOWN = "shutdown"  # asks the guest by guest agent or ACPI button, and returns at once
     REBOOT = "reboot"  # asks the guest, and returns at once
     RESET = "reset"  # the reset button
-    PAUSE = "pause"  # its CPUs stand still, its memory stays
+    PAUSE = "pause"  # its CPUs stand still, its memory stays; one that is off has none
     RESUME = "resume"

@@ -47,7 +47,8 @@ BIRTH = ("place", "image", "clone", "volumes", "cloud_init", "start")  # what fa
 
 @register
 class ServerFlow(ServerChanges):
-    """Steps of a server: birth, rest, death. Power is in ServerPower, and all that changes it in ServerChanges."""
+    """Steps of a server: birth, rest, death. Power is in ServerPower, pauses in ServerSleep, all that changes it in
+    ServerChanges."""
 
     kind = KIND
     lock_class = 1
@@ -233,6 +234,8 @@ class ServerFlow(ServerChanges):
             "shutdown_server": self.shutdown,
             "reboot_server": self.reboot,
             "reset_server": self.reset,
+            "pause_server": self.pause,
+            "resume_server": self.resume,
             "rebuild_server": self.rebuild,
             "change_server_type": self.grow if action.arguments.get("live") else self.retype,
             "reset_password": self.password,
@@ -290,6 +293,8 @@ class ServerFlow(ServerChanges):
                 return Then(self.rest)
             case "password" | "rescue" | "drop_snapshot" | "adapt":
                 return Then(self.rest)
+            case "pause" | "resume":
+                return Then(self.look if server.node is not None else self.rest)
         server.set(problem=error.message)
         match server.step:
             case "destroy" | "forget":

@@ -24,7 +24,7 @@ from paddock.cloud.flows.server_node import (
     is_off,
     node_of,
 )
-from paddock.cloud.flows.server_power import ServerPower
+from paddock.cloud.flows.server_sleep import ServerSleep
 from paddock.cloud.flows.steps import Again, Next, Then, step
 from paddock.cloud.models import Image, Server
 from paddock.cloud.models.server import Status
@@ -37,7 +37,7 @@ PASSWORD_SECONDS = 60.0
 RESCUE_SECONDS = 3600.0  # for which the rescue system waits for a start
 
 
-class ServerChanges(ServerPower):
+class ServerChanges(ServerSleep):
     """Steps that change what it is."""
 
     # Another disk

@@ -55,6 +55,28 @@ def _fits_on_disk(image: Image, server: Server) -> None:
         raise Invalid(f"image {image.name} needs {gib} GB of disk, the server has {server.disk_gib}", field="image")
 
 
+# Standing still
+
+
+def pause(server: Server, correlation_id: str) -> Action:
+    """Have its CPUs stand still. One that does so already is left alone. Raises Conflict when it is off."""
+    return _hold(server, "pause_server", Status.PAUSED, correlation_id)
+
+
+def resume(server: Server, correlation_id: str) -> Action:
+    """Have its CPUs go on. Raises Conflict when it is off."""
+    return _hold(server, "resume_server", Status.RUNNING, correlation_id)
+
+
+def _hold(server: Server, command: str, wanted: Status, correlation_id: str) -> Action:
+    with actions.alone(KIND, server) as row:
+        if row.status == wanted:
+            return actions.finished(KIND, row, command, correlation_id)
+        if row.status not in UP:
+            raise Conflict(f"server {row.name} is {row.status}", hint="power it on first")
+        return _wish(row, command, correlation_id)
+
+
 # Its type
 
 

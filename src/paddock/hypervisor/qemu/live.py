@@ -23,7 +23,7 @@ GUEST_SHUTDOWN = "the guest shut itself down"
 RESCUE_LEFT = "it was restarted out of the rescue system"
 _RESETS = {"guest-reset", "host-qmp-system-reset"}  # why a QEMU with -no-reboot is asked to end
 SILENT = "QEMU does not answer on its monitor: it is stopped, or its storage hangs"
-_RUNNING = {"running", "shutdown", "suspended", "postmigrate", "finish-migrate"}
+RUNNING = {"running", "shutdown", "suspended", "postmigrate", "finish-migrate"}
 _TROUBLE = {
     "io-error": "QEMU stopped it after an I/O error: is the node's disk full? `paddock start` goes on with it",
     "internal-error": "QEMU stopped it after an internal error: reset it",
@@ -56,7 +56,7 @@ class Live:
 
     @property
     def phase(self) -> Phase:
-        return Phase.RUNNING if self.status in _RUNNING or not self.status else Phase.PAUSED
+        return Phase.RUNNING if self.status in RUNNING or not self.status else Phase.PAUSED
 
     @property
     def trouble(self) -> str:

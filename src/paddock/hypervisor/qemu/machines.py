@@ -91,6 +91,10 @@ class QemuMachines:
                     _ask(_running(slot), "reboot")
                 case Power.RESET:
                     _running(slot).execute("system_reset")
+                case Power.PAUSE:
+                    self._runs.pause(_running(slot))
+                case Power.RESUME:
+                    self._runs.resume(slot, _running(slot))
 
     def remove(self, machine: UUID, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
         slot = self._runs.slot(machine)

@@ -17,7 +17,7 @@ from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.binary import find_binary
 from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout
-from paddock.hypervisor.qemu.live import Live
+from paddock.hypervisor.qemu.live import RUNNING, Live
 from paddock.hypervisor.qemu.process import Process
 from paddock.hypervisor.qemu.qmp import Qmp, QmpThread
 from paddock.hypervisor.qemu.record import Given, Run, Spec
@@ -79,13 +79,26 @@ class Runs:
 
     def on(self, slot: Slot, paused: bool) -> None:
         if slot.live and not slot.live.process.gone():
-            if not paused and slot.live.refresh() not in ("running", "shutdown"):
-                slot.live.execute("cont")
-                slot.live.refresh()
-                self._save(slot)
+            if not paused:
+                self.resume(slot, slot.live)
             return
         self._ended(slot)
         self._start(slot, paused)
+
+    def pause(self, live: Live) -> None:
+        """Its CPUs stand still."""
+        if live.refresh() in RUNNING:
+            live.execute("stop")
+            live.refresh()
+            self._tell_all()
+
+    def resume(self, slot: Slot, live: Live) -> None:
+        """Its CPUs go on. One that is about to end is left to that."""
+        if live.refresh() not in ("running", "shutdown"):
+            live.execute("cont")
+            live.refresh()
+            self._save(slot)
+            self._tell_all()
 
     def off(self, slot: Slot, why: str) -> None:
         live = slot.live
