@@ -62,8 +62,8 @@ def built_image(name: str) -> BuiltImage:
 
 
 _SOURCES = {
-    "tiny": ("tiny.py", "small.py", "cpio.py", "elf.py", "packages.py", "guest/tiny-*"),
-    "rescue": ("rescue.py", "small.py", "cpio.py", "elf.py", "packages.py", "guest/tiny-*", "guest/rescue-*"),
+    "tiny": ("tiny.py", "small.py", "../base/cpio.py", "elf.py", "packages.py", "guest/tiny-*"),
+    "rescue": ("rescue.py", "small.py", "../base/cpio.py", "elf.py", "packages.py", "guest/tiny-*", "guest/rescue-*"),
     "debian-12": ("debian.py", "boot_loader.py", "partitions.py", "guest/debian-*"),
 }
 

@@ -8,14 +8,15 @@ import shutil
 import stat
 from pathlib import Path
 
+from paddock.base import cpio
 from paddock.base.run import run
-from paddock.images import cpio, small
+from paddock.images import small
 from paddock.images.elf import Modules
 from paddock.images.progress import Say
 from paddock.images.store import ImageStore
 from paddock.machine.image import ImageManifest, Role
 
-_PACKAGES = (*small.PACKAGES, "xfsprogs", "fdisk", "util-linux", "mount", "parted", "bash", "ncurses-base")
+_PACKAGES = (*small.PACKAGES, "xfsprogs", "fdisk", "util-linux", "mount", "parted", "lvm2", "bash", "ncurses-base")
 _PROGRAMS = (
     *small.PROGRAMS,
     "bin/bash",  # busybox's shell runs its own mount and fdisk, whatever is installed
@@ -23,10 +24,11 @@ _PROGRAMS = (
     "sbin/mkfs.xfs", "sbin/xfs_repair", "usr/sbin/xfs_db", "usr/sbin/xfs_growfs",
     "sbin/fdisk", "sbin/sfdisk", "sbin/parted", "sbin/partprobe",
     "bin/lsblk", "bin/findmnt", "bin/mount", "bin/umount", "sbin/losetup", "sbin/blkid", "sbin/wipefs",
-    "sbin/blkdiscard", "sbin/fsfreeze",
+    "sbin/blkdiscard", "sbin/fsfreeze", "sbin/lvm",
 )  # fmt: skip
 _ALWAYS = (*small.ROOT_MODULES, *small.MODULES, "loop", "dm_mod")
 _AT_NEED = ("ext4", "xfs", "btrfs", "vfat", "nls_cp437", "overlay", "fuse")
+_LVM = ("lvs", "lvchange", "pvs", "vgs", "vgchange", "vgscan")  # names of one program
 _TERMINALS = ("l/linux", "v/vt100", "v/vt220", "x/xterm", "x/xterm-256color", "s/screen", "d/dumb")
 
 
@@ -68,6 +70,8 @@ def _add_own(tree: Path, root: Path) -> None:
         inittab.write("tty1::respawn:-/bin/bash\n")  # its screen, by VNC
     with (root / "etc/profile").open("a", encoding="utf-8") as profile:
         profile.write('[ -n "$SSH_CONNECTION" ] || cat /etc/motd\n')  # dropbear shows it itself
+    for name in _LVM:
+        (root / "sbin" / name).symlink_to("lvm")
     for name in _TERMINALS:
         target = root / "lib/terminfo" / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,9 @@ stays. Needs no root: mke2fs fills the file system from a directory.
 
 from pathlib import Path
 
+from paddock.base import cpio
 from paddock.base.run import run
-from paddock.images import cpio, small
+from paddock.images import small
 from paddock.images.elf import Modules
 from paddock.images.progress import Say
 from paddock.images.store import ImageStore
