@@ -185,8 +185,13 @@ def test_an_image_of_the_project(web: Web) -> None:
     path = f"/v1/images/{row.pk}"
     changed = web.ask.ok("PUT", path, {"description": "yours", "type": "snapshot", "labels": {"a": "b"}})["image"]
     assert (changed["description"], changed["labels"], changed["type"]) == ("yours", {"a": "b"}, "snapshot")
-    for wrong in ({"type": "backup"}, {"description": 5}, {"description": ""}, {"labels": {"_": "a"}}):
+    for wrong in ({"type": "backup"}, {"description": 5}, {"description": ""}, {"labels": {"_": "a"}}, {"x_name": "A"}):
         web.ask.refused("PUT", path, wrong, 422, "invalid_input")
+    assert [web.ask.ok("PUT", path, {"x_name": "mine"})["image"]["name"] for _ in range(2)] == ["mine", "mine"]
+    web.ask.refused("PUT", path, {"x_name": "tiny"}, 409, "uniqueness_error")
+    other = web.ask.ok("POST", "/x/v1/images", {"name": "other"})["image"]["id"]
+    web.ask.refused("PUT", f"/v1/images/{other}", {"x_name": "mine"}, 409, "uniqueness_error")
+    assert web.ask("DELETE", f"/v1/images/{other}").status_code == 204
     assert web.ask.ok("POST", f"{path}/actions/change_protection", {"delete": True})["action"]["status"] == "success"
     assert web.ask.ok("GET", path)["image"]["protection"] == {"delete": True}
     error = web.ask.refused("DELETE", path, None, 423, "protected")

@@ -61,7 +61,7 @@ def test_upload(stream: Stream, image: Image) -> None:
     assert upload_of(image.pk).stat().st_mode & 0o777 == 0o600
     stream.refused("PUT", content_of(image), 409, "conflict", content=b"more")
     assert upload_of(image.pk).read_bytes() == CONTENT
-    assert stream("GET", content_of(image)).json() == {"received": len(CONTENT), "state": "building"}
+    assert stream("GET", content_of(image)).json() == {"received": len(CONTENT), "state": "building", "sha256": None}
 
 
 def test_upload_in_parts(stream: Stream, image: Image) -> None:
@@ -135,6 +135,7 @@ def test_upload_with_another_checksum(stream: Stream, image: Image) -> None:
     error = stream.refused("PUT", content_of(image), 422, "invalid_input", content=b"other")
     assert hashlib.sha256(b"other").hexdigest() in fields(error)["sha256"][0]
     assert not upload_of(image.pk).exists()
+    assert stream("GET", content_of(image)).json()["sha256"] == hashlib.sha256(b"one").hexdigest()
     assert stream("PUT", content_of(image), content=b"one").status_code == 202
 
 

@@ -21,7 +21,11 @@ BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "bi
 RECEIVED = {
     "type": "object",
     "required": ["received", "state"],
-    "properties": {"received": {"type": "integer"}, "state": {"type": "string"}},
+    "properties": {
+        "received": {"type": "integer"},
+        "state": {"type": "string"},
+        "sha256": {"anyOf": [{"type": "string"}, {"type": "null"}], "description": "What the whole is to have."},
+    },
 }
 OFFSET = {
     "in": "query",

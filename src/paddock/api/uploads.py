@@ -41,7 +41,8 @@ class Part:
 
 async def image_content(request: Request) -> Response:
     """The disk of an announced image: PUT it, GET how many of its bytes are here. A part is put by `Content-Range:
-    bytes 0-1048575/4194304`; `?offset=1048576` puts all the rest. An upload that is cut off keeps what came for a day.
+    bytes 0-1048575/4194304`; `?offset=1048576` puts all the rest. An upload that is cut off keeps what came for a day;
+    `sha256` tells who goes on with it whether it is of the same file, if one was announced.
     """
     return await _content(request, iso=False)
 
@@ -55,7 +56,8 @@ async def _content(request: Request, iso: bool) -> Response:
     try:
         image = await in_thread(_wanted, *asked(request), iso)
         if request.method in SAFE:
-            return _progress(200, await in_thread(_received, image), state=image.state)
+            announced = image.expected_sha256 or None
+            return _progress(200, await in_thread(_received, image), state=image.state, sha256=announced)
         return await _put(request, image, _part(request))
     except ClientDisconnect:
         return answer(ApiError(400, "invalid_input", "the upload was cut off; what came is kept"))

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
+from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from ninja import Router, Status
 from pydantic import Field
 
 from paddock.api.auth import correlation, project
-from paddock.api.errors import ApiError, invalid
+from paddock.api.errors import ApiError, invalid, uniqueness
 from paddock.api.paging import Meta, as_id, described, flag, get, many, page
 from paddock.api.v1 import actions
 from paddock.api.v1.common import Body, Labels, Line, Protection, Reply, Time
@@ -18,6 +19,7 @@ from paddock.machine.spec import GIB
 
 router = Router(tags=["images"])
 SORTABLE = {"id": "id", "name": "name", "created": "created"}
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 
 
 class CreatedFrom(Reply):
@@ -72,6 +74,7 @@ class ChangeImage(Body):
     description: Annotated[Line, Field(min_length=1, max_length=200)] | None = None
     type: Literal["snapshot"] | None = None
     labels: Labels | None = None
+    x_name: Name | None = None
 
 
 class ProtectImage(Body):
@@ -80,7 +83,7 @@ class ProtectImage(Body):
 
 TYPES = ("system", "app", "snapshot", "backup")
 ARCHITECTURES = ("x86", "arm")
-STATUS = {"absent": "available", "building": "creating", "ready": "available", "failed": "unavailable"}
+STATUS = {"absent": "creating", "building": "creating", "ready": "available", "failed": "unavailable"}
 STATES = ("available", "creating", "unavailable")
 
 
@@ -114,10 +117,10 @@ def shown(image: Image) -> ImageReply:
 
 
 def _status(image: Image) -> str:
-    """An image of the catalogue can be used before it is built; one of a project waits for its content."""
-    if image.state == "absent" and image.project_id is not None:
-        return "creating"
-    return STATUS[image.state]
+    """An image of the catalogue can be used before it is built: a server waits for it. (Clients look for images that
+    are available, so that one which is being built at its first use would not be there for the second.)"""
+    status = STATUS[image.state]
+    return "available" if status == "creating" and image.project_id is None else status
 
 
 def _created_from(image: Image) -> CreatedFrom | None:
@@ -134,11 +137,12 @@ def visible(request: HttpRequest) -> "QuerySet[Image]":
 
 def _of_status(states: list[str]) -> Q:
     """The images that are shown in one of these states."""
-    wanted = Q(state__in=[ours for ours, theirs in STATUS.items() if theirs in states and ours != "absent"])
+    to_come = Q(state__in=[ours for ours, theirs in STATUS.items() if theirs == "creating"])
+    wanted = Q(state__in=[ours for ours, theirs in STATUS.items() if theirs in states and theirs != "creating"])
     if "available" in states:
-        wanted |= Q(state="absent", project=None)
+        wanted |= to_come & Q(project=None)
     if "creating" in states:
-        wanted |= Q(state="absent", project__isnull=False)
+        wanted |= to_come & Q(project__isnull=False)
     return wanted
 
 
@@ -181,12 +185,25 @@ def show_image(request: HttpRequest, id: int) -> OneImage:
 
 @router.put("/images/{int:id}", response=OneImage)
 def change_image(request: HttpRequest, id: int, body: ChangeImage) -> OneImage:
-    """Describe or relabel an image of the project."""
+    """Describe, relabel or (by `x_name`) name an image of the project: a snapshot has no name until it is given one."""
     image = _own(request, id, "changed")
     changes: dict[str, Any] = body.model_dump(exclude_unset=True)
+    if (name := changes.pop("x_name", None)) and name != image.name:
+        _rename(image, name)
     if changes:
         Image.objects.filter(pk=image.pk).update(**changes)
     return show_image(request, id)
+
+
+def _rename(image: Image, name: str) -> None:
+    """Raises ApiError for a name that is taken, or that everybody's images have, ISOs and all."""
+    try:
+        with transaction.atomic():
+            if Image.objects.filter(project=None, name=name, deleted=None).exists():
+                raise uniqueness("name")
+            Image.objects.filter(pk=image.pk).update(name=name)
+    except IntegrityError as e:
+        raise uniqueness("name") from e
 
 
 @router.delete("/images/{int:id}", response={204: None})

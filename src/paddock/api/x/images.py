@@ -19,7 +19,6 @@ from paddock.cloud.models import Action, Image
 router = Router(tags=["x: images"])
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$")]
 Url = Annotated[str, Field(max_length=2000, pattern=r"^(https?://[^\s/]+(/\S*)?)?$")]
 
@@ -27,7 +26,7 @@ Url = Annotated[str, Field(max_length=2000, pattern=r"^(https?://[^\s/]+(/\S*)?)
 class CreateImage(Body):
     """An image whose disk is fetched from `url`; without one it will be uploaded."""
 
-    name: Name
+    name: images.Name
     url: Url = ""
     description: Annotated[Line, Field(max_length=200)] = ""
     os_flavor: Annotated[str, Field(pattern=r"^[a-z]{1,20}$")] = "unknown"

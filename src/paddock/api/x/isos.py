@@ -11,7 +11,8 @@ from paddock.api.errors import ApiError
 from paddock.api.paging import get, page
 from paddock.api.v1 import actions, isos
 from paddock.api.v1.common import Body, Line, Reply
-from paddock.api.x.images import Name, Sha256, Url, announce
+from paddock.api.v1.images import Name
+from paddock.api.x.images import Sha256, Url, announce
 from paddock.cloud.flows import image as flow
 from paddock.cloud.models import Image
 
