@@ -117,6 +117,15 @@ def test_other_lists(path: str, count: int, ask: Caller) -> None:
     assert len(listed) == answer["meta"]["pagination"]["total_entries"] == count
 
 
+@pytest.mark.parametrize("state", ["absent", "building", "ready"])
+def test_an_image_of_the_catalogue_is_available_before_it_is_built(state: str, ask: Caller, cloud: Cloud) -> None:
+    own = Image.objects.create(project=cloud.project(), name="own", type="snapshot", state="building")
+    Image.objects.filter(project=None, name="tiny").update(state=state)
+    assert [i["name"] for i in ask.ok("GET", "/v1/images?status=available&name=tiny")["images"]] == ["tiny"]
+    assert ask.ok("GET", "/v1/images?name=tiny")["images"][0]["status"] == "available"
+    assert [i["id"] for i in ask.ok("GET", "/v1/images?status=creating")["images"]] == [own.pk]
+
+
 def test_datacenters_say_the_same_everywhere(ask: Caller) -> None:
     listed = ask.ok("GET", "/v1/datacenters")["datacenters"][0]
     assert len(listed["server_types"]["available"]) == ServerType.objects.count()
