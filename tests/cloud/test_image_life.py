@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
+from paddock.base import certificates
 from paddock.base.errors import Conflict, InUse, Invalid, Protected
 from paddock.base.run import run
 from paddock.cloud.flows import engine, image, server, server_wishes
@@ -109,6 +110,24 @@ def test_a_project_may_not_ask_loopback(cloud: Cloud, site: Website, disk: bytes
     cloud.settle()
     assert "no address of the open internet" in asked(row).error_message
     assert (fresh(row).state, site.asked, left(row)) == ("failed", [], [])
+
+
+def test_by_https_of_an_authority_that_the_operator_trusts(
+    cloud: Cloud, disk: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not before."""
+    pair = certificates.ensure(tmp_path / "tls", ["127.0.0.1"])
+    with Website(tls=pair) as site:
+        row = new_image(cloud, url=site.serves("/disk", disk))
+        image.ask_fetch(row, "", anywhere=True)
+        cloud.settle()
+        assert "is not trusted: " in asked(row).error_message
+        assert (fresh(row).state, site.asked, left(row)) == ("failed", [], [])
+        images = settings.PADDOCK.images.model_copy(update={"ca_file": tmp_path / "tls/ca.crt"})
+        monkeypatch.setattr(settings, "PADDOCK", settings.PADDOCK.model_copy(update={"images": images}))
+        image.ask_fetch(fresh(row), "", anywhere=True)
+        cloud.settle()
+        assert (fresh(row).state, asked(row).status) == ("ready", "success")
 
 
 def test_urls_that_are_none(cloud: Cloud) -> None:

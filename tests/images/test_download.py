@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from paddock.base import clock
+from paddock.base import certificates, clock
 from paddock.base.errors import DiskFull, Invalid, PaddockError, Refused, Unavailable
 from paddock.images import address
 from paddock.images import download as downloads
@@ -30,10 +30,10 @@ def site() -> Iterator[Website]:
 
 @pytest.fixture
 def get(tmp_path: Path) -> Callable[..., bytes]:
-    def fetched(url: str, *, anywhere: bool = True, **limits: float) -> bytes:
+    def fetched(url: str, *, anywhere: bool = True, trust: Path | None = None, **limits: float) -> bytes:
         part = tmp_path / "part"
         chosen = replace(LIMITS, **limits)  # type: ignore[arg-type]  # the test's own figures
-        download(url, part, anywhere=anywhere, limits=chosen, say=lambda *_: None)
+        download(url, part, anywhere=anywhere, limits=chosen, say=lambda *_: None, trust=trust)
         return part.read_bytes()
 
     return fetched
@@ -369,3 +369,22 @@ def test_what_is_no_url(url: str) -> None:
 def test_a_name_that_leads_nowhere() -> None:
     with pytest.raises((Unavailable, PaddockError), match="can't be resolved"):
         address.resolve(address.checked("http://no-such-host.invalid/"), anywhere=True)
+
+
+def test_an_authority_of_the_operators_own(tmp_path: Path, get: Get) -> None:
+    """Its certificates are good when it was named, and refused at once when not."""
+    pair = certificates.ensure(tmp_path / "tls", ["127.0.0.1"])
+    ours, nobodys = tmp_path / "tls/ca.crt", tmp_path / "nobody"
+    nobodys.write_text("no certificate")
+    with Website(tls=pair) as site:
+        url = site.serves("/a", DATA)
+        with pytest.raises(Refused, match=r"is not trusted: .*certificate.*ca_file"):
+            get(url, tries=99)
+        with pytest.raises(Refused, match="can't be used"):
+            get(url, trust=nobodys)
+        with pytest.raises(Refused, match="can't be used"):
+            get(url, trust=tmp_path / "missing")
+        assert site.asked == []
+        assert get(url, trust=ours) == DATA
+        with pytest.raises(Refused, match="is not trusted"):
+            get(url.replace("127.0.0.1", "localhost"), trust=ours)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from paddock.base import certificates
+
 Behaviour = Callable[["Answer"], None]
 
 
@@ -40,8 +42,11 @@ class Website(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, tls: certificates.Pair | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
+        self._scheme = "https" if tls else "http"
+        if tls:
+            self.socket = tls.context().wrap_socket(self.socket, server_side=True)
         self.behaviours: dict[str, Behaviour] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -58,7 +63,7 @@ class Website(ThreadingHTTPServer):
         """A client that went away is what these tests are about."""
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.server_port}{path}"
+        return f"{self._scheme}://127.0.0.1:{self.server_port}{path}"
 
     def serves(self, path: str, data: bytes, **headers: Any) -> str:
         """Have it serve this, as good servers do: in parts too. Returns the URL."""

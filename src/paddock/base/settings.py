@@ -72,6 +72,7 @@ class ImagesSettings(_Section):
 
     allow_private_addresses: bool = False  # by URL also from addresses that are not of the open internet
     max_gib: Annotated[int, Field(ge=1)] = 64  # of one, unpacked
+    ca_file: Path | None = None  # PEM: authorities that are trusted besides this host's, for URLs of https
 
 
 class NodeSettings(_Section):

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ Say = Callable[[int, int | None], None]  # bytes that are here, and of how many,
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_TRUST = "the operator can name its authority: `ca_file` under `[images]` in paddock.toml"
 _LOOK_EVERY = 16 * MIB  # bytes between looks at the room that is left
 
 
@@ -43,16 +45,17 @@ class Limits:
     redirects: int = 5
 
 
-def download(url: str, part: Path, *, anywhere: bool, limits: Limits, say: Say) -> None:
+def download(url: str, part: Path, *, anywhere: bool, limits: Limits, say: Say, trust: Path | None = None) -> None:
     """Bring what is at `url` to the file `part`; what is there of it already is kept if the server proves it the same.
+    `trust`: authorities in PEM whose certificates are good besides those that the host trusts.
 
     Raises Invalid for a URL that is none, Refused when it can't be had (its message says why), DiskFull.
     """
-    tries = 0
+    context, tries = _trusting(trust), 0
     while True:
         before = _size(part)
         try:
-            return _Attempt(url, part, anywhere, limits, say).run()
+            return _Attempt(url, part, anywhere, limits, say, context).run()
         except Unavailable as e:
             tries = 1 if _size(part) - before > MIB else tries + 1
             if tries >= limits.tries:
@@ -65,10 +68,10 @@ def download(url: str, part: Path, *, anywhere: bool, limits: Limits, say: Say) 
 class _Attempt:
     """One try: a request, its redirects, and as much of the body as comes."""
 
-    def __init__(self, url: str, part: Path, anywhere: bool, limits: Limits, say: Say) -> None:
+    def __init__(self, url: str, part: Path, anywhere: bool, limits: Limits, say: Say, context: ssl.SSLContext) -> None:
         self._url = address.checked(url)
         self._part, self._note = part, part.with_name(f"{part.name}.json")
-        self._anywhere, self._limits, self._say = anywhere, limits, say
+        self._anywhere, self._limits, self._say, self._context = anywhere, limits, say, context
 
     def run(self) -> None:
         known = self._read_note()
@@ -81,6 +84,8 @@ class _Attempt:
                 self._write_note(response, total)
                 self._take(response, offset, total)
             except httpx.TransportError as e:
+                if why := _distrust(e):
+                    raise Refused(f"{address.shown(self._url)} is not trusted: {why}", hint=_TRUST) from e
                 raise Unavailable(f"{address.shown(self._url)}: {str(e) or type(e).__name__}") from e
 
     def _headers(self, offset: int, known: dict[str, str]) -> dict[str, str]:
@@ -93,7 +98,7 @@ class _Attempt:
     def _answer(self, headers: dict[str, str]) -> Iterator[httpx.Response]:
         """The answer after all redirects."""
         url = self._url
-        with _client(self._limits.stall) as client:
+        with _client(self._limits.stall, self._context) as client:
             for _ in range(self._limits.redirects + 1):
                 with _get(client, url, address.resolve(url, self._anywhere), headers) as response:
                     if response.status_code not in _REDIRECTS:
@@ -176,10 +181,21 @@ class _Pace:
         self._since, self._bytes = clock.monotonic(), 0
 
 
-def _client(stall: float) -> httpx.Client:
-    """Without the environment's proxies, which would choose the address for us, and without kept connections."""
+def _trusting(trust: Path | None) -> ssl.SSLContext:
+    """Raises Refused when there are no authorities in that file."""
     context = httpx.create_ssl_context(trust_env=False)
     context.load_default_certs()  # what the operator's host trusts too
+    if trust is None:
+        return context
+    try:
+        context.load_verify_locations(trust)
+    except OSError as e:  # ssl.SSLError is one
+        raise Refused(f"the authorities in {trust} can't be used: {e}", hint="see `ca_file` in paddock.toml") from e
+    return context
+
+
+def _client(stall: float, context: ssl.SSLContext) -> httpx.Client:
+    """Without the environment's proxies, which would choose the address for us, and without kept connections."""
     return httpx.Client(
         verify=context,
         trust_env=False,
@@ -195,6 +211,15 @@ def _get(
     """Ask that very address, by the name that the URL has; TLS checks the name too."""
     headers = {**headers, "Host": url.netloc.decode("ascii")}
     return client.stream("GET", url.copy_with(host=ip), headers=headers, extensions={"sni_hostname": url.host})
+
+
+def _distrust(error: BaseException | None) -> str:
+    """Why the other side's certificate is not good; empty when that is not what went wrong."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _followed(url: httpx.URL, response: httpx.Response) -> httpx.URL:

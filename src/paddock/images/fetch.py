@@ -40,12 +40,14 @@ _SAY_EVERY = 0.25  # seconds
 
 class Request(Frozen):
     """What to fetch. `sha256` may be that of the file as it is sent, or of what it unpacks to; `anywhere`: also from
-    addresses that are not of the open internet. The file appears at `target` when it is whole. Sizes in bytes."""
+    addresses that are not of the open internet; `trust`: authorities in PEM besides the host's. The file appears at
+    `target` when it is whole. Sizes in bytes."""
 
     url: str = Field(repr=False)
     target: Path
     sha256: str = ""
     anywhere: bool = False
+    trust: Path | None = None
     max_size: int = 64 * GIB
     reserve: int = GIB
     stall: float = 60.0
@@ -109,7 +111,7 @@ def _fetched(job: Path, request: Request, say: "_Saying") -> Path:
     """The whole and unpacked file, in the job's directory."""
     part, content = job / "part", job / "content"
     limits = Limits(size=request.max_size, reserve=request.reserve, stall=request.stall)
-    download(request.url, part, anywhere=request.anywhere, limits=limits, say=say.bytes)
+    download(request.url, part, anywhere=request.anywhere, limits=limits, say=say.bytes, trust=request.trust)
     say.doing(80, "reading the checksum")
     found = [file_sha256(part)] if request.sha256 else []
     if not unpack.is_compressed(part):

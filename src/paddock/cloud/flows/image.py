@@ -221,6 +221,7 @@ def _fetch_request(image: Image) -> fetch.Request:
         target=upload_of(image),
         sha256=image.expected_sha256,
         anywhere=allowed.allow_private_addresses or bool(asked and asked.arguments.get("anywhere")),
+        trust=settings.STATE.root / allowed.ca_file if allowed.ca_file else None,
         max_size=allowed.max_gib * GIB,
     )
 
