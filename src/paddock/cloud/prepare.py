@@ -76,12 +76,12 @@ def _server_types() -> None:
 
 
 def _images() -> None:
-    for entry in CATALOGUE:
+    for entry in (e for e in CATALOGUE.offered if e.built):
         about = {
-            "description": entry.description,
-            "os_flavor": entry.os_flavor,
-            "os_version": entry.os_version,
-            "default_user": entry.default_user,
+            "description": entry.title,
+            "os_flavor": entry.system,
+            "os_version": entry.version,
+            "default_user": entry.user,
             "cloud_init": entry.cloud_init,
             "type": entry.type,
         }

@@ -123,7 +123,7 @@ def publish_image(request: HttpRequest, id: int, body: Publish) -> OneAdminImage
 def delete_image(request: HttpRequest, id: int) -> HttpResponse:
     """Delete an image of any project, or one that was published. What the catalogue builds stays."""
     image: Image = get(rows(), "image", id)
-    if image.project is None and image.name in {entry.name for entry in CATALOGUE}:
+    if image.project is None and CATALOGUE.find(image.name):
         raise ApiError(423, "protected", f"image {image.name} belongs to the catalogue and can't be deleted")
     flow.delete(image, correlation(request))
     return HttpResponse(status=204)
