@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cloud.conftest import _schema, agent, cloud  # noqa: F401  # fixtures
+from tests.cloud.conftest import _agents, _schema, agent, cloud  # noqa: F401  # fixtures
 from tests.cloud.harness import Cloud  # after Django is set up
 
 from tests.api.caller import Caller

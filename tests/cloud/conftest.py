@@ -22,12 +22,22 @@ def _schema() -> None:
 
 
 @pytest.fixture(scope="session")
-def agent(request: pytest.FixtureRequest) -> Iterator[AgentProcess]:
+def _agents() -> Iterator[dict[str, AgentProcess]]:
+    """Those that were started, by driver. pytest ends a fixture with parameters after each test that has some."""
+    agents: dict[str, AgentProcess] = {}
+    yield agents
+    for process in agents.values():
+        process.close()
+
+
+@pytest.fixture(scope="session")
+def agent(request: pytest.FixtureRequest, _agents: dict[str, AgentProcess]) -> AgentProcess:
     """The node's agent: of the fake, unless a test is parametrized by another driver."""
-    process = AgentProcess(getattr(request, "param", "fake"))
-    process.start()
-    yield process
-    process.close()
+    driver = getattr(request, "param", "fake")
+    if driver not in _agents:
+        _agents[driver] = AgentProcess(driver)
+        _agents[driver].start()
+    return _agents[driver]
 
 
 @pytest.fixture
