@@ -68,10 +68,14 @@ class PlacementSettings(_Section):
 
 
 class ImagesSettings(_Section):
-    """`[images]`: what projects may import."""
+    """`[images]`: what projects may import, and where the catalogue's come from."""
 
     allow_private_addresses: bool = False  # by URL also from addresses that are not of the open internet
     max_gib: Annotated[int, Field(ge=1)] = 64  # of one, unpacked
+    mirror: Annotated[str, Field(pattern=r"^(https?://[^?#\s]+)?$")] = (
+        ""  # MIRROR/<host>/<path> for what others publish
+    )
+    require_signatures: bool = False  # refuse images of the catalogue whose signature is not checked
     ca_file: Path | None = None  # PEM: authorities that are trusted besides this host's, for URLs of https
 
 

@@ -38,6 +38,7 @@ class Limits:
 
     size: int = 64 * GIB
     reserve: int = GIB  # left free on the file system
+    copies: int = 0  # of the whole for which there must be room besides, since more is to be made of it
     stall: float = 60.0  # without a byte, or with fewer than `slowest` of them per second
     slowest: int = 1024
     tries: int = 6  # in a row that brought less than a MiB
@@ -146,8 +147,10 @@ class _Attempt:
         if size > self._limits.size:
             raise Refused(f"{address.shown(self._url)} has over {self._limits.size // MIB} MiB, which is the limit")
         free = shutil.disk_usage(self._part.parent).free - self._limits.reserve
-        if size - here > free or free < 0:
-            raise _full(f"{size // MIB} MiB are to be fetched, and there is room for {max(free, 0) // MIB} MiB")
+        needed = size - here + size * self._limits.copies
+        if needed > free or free < 0:
+            again = f" and {needed // MIB} MiB needed for it and what is made of it" if self._limits.copies else ""
+            raise _full(f"{size // MIB} MiB are to be fetched{again}, and there is room for {max(free, 0) // MIB} MiB")
 
     def _read_note(self) -> dict[str, str]:
         """What is known of the file that was begun: nothing, if it was begun from another URL."""

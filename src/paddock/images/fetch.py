@@ -23,10 +23,10 @@ from paddock.base import log as logs
 from paddock.base.errors import Invalid, PaddockError, Refused
 from paddock.base.files import write_private
 from paddock.base.run import spawn
-from paddock.images import unpack
+from paddock.images import published, unpack
 from paddock.images.download import Limits, download
 from paddock.images.progress import BuildStatus, StatusFile, read_status
-from paddock.images.store import file_sha256
+from paddock.images.store import file_digest, file_sha256
 from paddock.machine.spec import GIB, MIB, Frozen
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,15 @@ _LOCK_FD = "PADDOCK_FETCH_LOCK_FD"
 _CANCELLED = 3  # exit code
 _TICK = 0.25  # seconds between looks whether it was cancelled
 _SAY_EVERY = 0.25  # seconds
+_SMALL = 4 * MIB  # bytes of a list of checksums, or of a signature
+_PACKED = (".gz", ".bz2", ".xz", ".zst")
 
 
 class Request(Frozen):
     """What to fetch. `sha256` may be that of the file as it is sent, or of what it unpacks to; `anywhere`: also from
     addresses that are not of the open internet; `trust`: authorities in PEM besides the host's. The file appears at
-    `target` when it is whole. Sizes in bytes."""
+    `target` when it is whole. Sizes in bytes. With a `source` its publisher is asked first what it must be;
+    `only_look`: nothing but that."""
 
     url: str = Field(repr=False)
     target: Path
@@ -51,6 +54,8 @@ class Request(Frozen):
     max_size: int = 64 * GIB
     reserve: int = GIB
     stall: float = 60.0
+    source: published.Source | None = None
+    only_look: bool = False
 
 
 def start(job: Path, request: Request) -> None:
@@ -97,8 +102,10 @@ def fetch(job: Path) -> None:
     request = Request.model_validate_json(_request(job).read_bytes())
     said = StatusFile(_status(job))
     try:
-        whole = _fetched(job, request, _Saying(said))
-        os.replace(whole, request.target)
+        promise = _ask_publisher(job, request, said) if request.source else None
+        if not request.only_look:
+            whole = _fetched(job, request, _Saying(said), promise)
+            os.replace(whole, request.target)
     except Exception as e:
         log.error("%s", "".join(traceback.format_exception(e)))
         _remove_content(job)
@@ -107,12 +114,34 @@ def fetch(job: Path) -> None:
     said.change(state="ready", percent=100, doing="")
 
 
-def _fetched(job: Path, request: Request, say: "_Saying") -> Path:
+def _ask_publisher(job: Path, request: Request, said: StatusFile) -> published.Published:
+    """What its publisher says of it, written down in the status."""
+    assert request.source
+    said.change(doing="asking its publisher for the checksum")
+    promise = published.ask(request.source, job, lambda url, path: _get_small(request, url, path))
+    said.change(version=promise.version, verified=promise.verified)
+    return promise
+
+
+def _get_small(request: Request, url: str, path: Path) -> None:
+    """Bring a list of checksums or a signature, anew each time."""
+    for old in (path, path.with_name(f"{path.name}.json")):
+        old.unlink(missing_ok=True)
+    limits = Limits(size=_SMALL, reserve=request.reserve, stall=request.stall)
+    download(url, path, anywhere=request.anywhere, limits=limits, say=lambda *_: None, trust=request.trust)
+
+
+def _fetched(job: Path, request: Request, say: "_Saying", promise: published.Published | None) -> Path:
     """The whole and unpacked file, in the job's directory."""
     part, content = job / "part", job / "content"
-    limits = Limits(size=request.max_size, reserve=request.reserve, stall=request.stall)
+    copies = 2 if request.url.endswith(_PACKED) else 1  # unpacked, and as an image
+    limits = Limits(size=request.max_size, reserve=request.reserve, stall=request.stall, copies=copies)
     download(request.url, part, anywhere=request.anywhere, limits=limits, say=say.bytes, trust=request.trust)
-    say.doing(80, "reading the checksum")
+    if promise and request.source:
+        say.doing(80, "comparing it with what its publisher says")
+        _check_promise(promise, part)
+        published.check_image(request.source, part, job, lambda url, path: _get_small(request, url, path))
+    say.doing(82, "reading the checksum")
     found = [file_sha256(part)] if request.sha256 else []
     if not unpack.is_compressed(part):
         _check(request.sha256, found)
@@ -125,6 +154,13 @@ def _fetched(job: Path, request: Request, say: "_Saying") -> Path:
     if found:
         _check(request.sha256, [*found, file_sha256(content)])
     return content
+
+
+def _check_promise(promise: published.Published, part: Path) -> None:
+    found = file_digest(part, promise.algorithm)
+    if found != promise.digest:
+        hint = "its publisher may be changing it just now, or the mirror has another one: try again later"
+        raise Invalid(f"the fetched file's {promise.algorithm} is {found}, not {promise.digest}", hint=hint)
 
 
 def _check(wanted: str, found: list[str]) -> None:
@@ -207,7 +243,7 @@ def _count_start(job: Path) -> int:
 
 
 def _remove_content(job: Path) -> None:
-    for name in ("part", "part.json", "content"):
+    for name in ("part", "part.json", "content", "checksums", "checksums.json", "signature", "signature.json"):
         (job / name).unlink(missing_ok=True)
 
 

@@ -16,13 +16,16 @@ Say = Callable[[int, str], None]  # percent of the whole, and what is being done
 
 
 class BuildStatus(Frozen):
-    """A build. `sha256` is the image's once it is ready, `error` says why it failed."""
+    """A build, or a download. `sha256` is the image's once it is ready, `error` says why it failed. Of what a publisher
+    says of its image: `version` tells it from the next, `verified` is what proves it, for people."""
 
     state: Literal["absent", "building", "ready", "failed"]
     percent: Annotated[int, Field(ge=0, le=100)] = 0
     doing: str = ""
     sha256: str = ""
     error: str = ""
+    version: str = ""
+    verified: str = ""
     pid: int = 0
     started: datetime | None = None
 

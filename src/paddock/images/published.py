@@ -41,6 +41,11 @@ class Source(Frozen):
     required: bool = False  # what is not signed, or can't be checked, is refused
 
 
+def mirrored(url: str, mirror: str) -> str:
+    """Where a mirror has what is published at `url`: below its address by host and path. Without a mirror: there."""
+    return f"{mirror.rstrip('/')}/{url.partition('://')[2]}" if mirror and url else url
+
+
 @dataclass(frozen=True)
 class Published:
     """What its publisher says of an image."""

@@ -141,8 +141,13 @@ class ImageStore:
 
 def file_sha256(path: Path) -> str:
     """The sha256 of a file, in hex."""
+    return file_digest(path, "sha256")
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """The checksum of a file by that algorithm, in hex."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 def _take(source: Path, target: Path, role: Role) -> ImageFile:
