@@ -102,6 +102,29 @@ def test_what_clients_send_for_nothing(more: dict[str, Any], ask: Caller) -> Non
     assert len(made["root_password"]) == 20
 
 
+def test_what_a_server_has_beyond_the_original(ask: Caller, cloud: Cloud) -> None:
+    more = {"x_description": "the shop", "x_restart": "on-failure", "x_autostart": {"enabled": True, "order": 3}}
+    made = ask.ok("POST", "/v1/servers", {**GOOD, **more})["server"]
+    assert made["x_autostart"] == {"enabled": True, "order": 3, "delay": 0, "at": None}
+    cloud.settle()
+    path = f"/v1/servers/{made['id']}"
+    assert ask.ok("GET", path)["server"]["x_description"] == "the shop"
+    changed = ask.ok("PUT", path, {"x_autostart": {"delay": 5}, "x_group": "g", "x_description": ""})["server"]
+    assert changed["x_autostart"] == {"enabled": True, "order": 3, "delay": 5, "at": None}
+    assert (changed["x_group"], changed["x_description"], changed["x_restart"]) == ("g", "", "on-failure")
+    ask.refused("PUT", path, {"x_kernel_args": "quiet"}, 422, "invalid_input")
+    assert ask.ok("PUT", path, {})["server"] == changed
+
+
+def test_other_kernel_arguments_reach_the_node(ask: Caller, cloud: Cloud) -> None:
+    image = Image.objects.get(name="tiny")
+    made = ask.ok("POST", "/v1/servers", GOOD)["server"]
+    cloud.settle()
+    Image.objects.filter(pk=image.pk).update(manifest={**image.manifest, "direct_boot": True})
+    ask.ok("PUT", f"/v1/servers/{made['id']}", {"x_kernel_args": "quiet"})
+    assert Server.objects.get().told != Server.objects.get().revision
+
+
 def test_ids_and_names_name_the_same(ask: Caller) -> None:
     keys = [
         ask.ok("POST", "/v1/ssh_keys", {"name": name, "public_key": key})["ssh_key"]

@@ -36,6 +36,22 @@ def test_standing_still_is_ours_and_not_of_v1(paddock: Shell, cloud: Cloud) -> N
     assert asked == ["/x/v1/servers/1/actions/pause", *(f"/x/v1/servers/{n}/actions/resume" for n in (1, 2))]
 
 
+def test_set(paddock: Shell, cloud: Cloud) -> None:
+    cloud.add("a", x_autostart={"enabled": True, "order": 2, "delay": 30, "at": None}, x_description="the shop")
+    assert paddock.ok("server", "set", "a", "--autostart", "--delay", "0", "-d", "") == "a is changed\n"
+    assert "at its next start" in paddock.ok("server", "set", "a", "--kernel-args", "quiet", "--restart", "on-failure")
+    paddock.ok("server", "set", "a", "--no-autostart", "--group", "g", "--role", "")
+    assert [body for method, _, body in cloud.requests if method == "PUT"] == [
+        {"x_description": "", "x_autostart": {"enabled": True, "delay": 0}},
+        {"x_restart": "on-failure", "x_kernel_args": "quiet"},
+        {"x_group": "g", "x_role": "", "x_autostart": {"enabled": False}},
+    ]
+    assert "nothing to change" in paddock.fails("server", "set", "a")
+    shown = paddock.ok("server", "show", "a")
+    assert "the shop" in shown
+    assert "yes, order 2, the next ones 30 s later" in shown
+
+
 def test_the_right_actions_are_asked_for(paddock: Shell, cloud: Cloud) -> None:
     cloud.add("a")
     for words in ("start", "server shutdown", "stop", "stop -f", "server poweroff", "restart", "server reset"):

@@ -7,7 +7,7 @@ import pytest
 
 from paddock import __version__
 from paddock.base import clock
-from paddock.base.errors import Conflict, NotFound, PortTaken
+from paddock.base.errors import Conflict, Invalid, NotFound, PortTaken
 from paddock.hypervisor.base import Hypervisor
 from paddock.machine.spec import Power
 from paddock.machine.state import Phase
@@ -123,6 +123,19 @@ def test_what_is_off_is_neither_paused_nor_resumed(hypervisor: Hypervisor, made:
     for power in (Power.PAUSE, Power.RESUME):
         with pytest.raises(Conflict):
             hypervisor.machines.power(machine.uuid, power, 1)
+
+
+def test_a_kernel_of_the_images_own_gets_no_arguments(hypervisor: Hypervisor, made: Made) -> None:
+    machine = made.new()
+    with pytest.raises(Invalid, match="a kernel of its own"):
+        hypervisor.machines.ensure(machine.model_copy(update={"kernel_args": "quiet"}), 1)
+
+
+def test_one_boot_of_a_host_is_told_by_the_same_word(harness: Harness) -> None:
+    before = harness.hypervisor.machines.facts().boot_id
+    assert before
+    harness.restart()
+    assert harness.hypervisor.machines.facts().boot_id == before
 
 
 def test_one_port_serves_one_machine(hypervisor: Hypervisor, made: Made) -> None:

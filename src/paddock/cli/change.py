@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from paddock.base.errors import Conflict, Invalid
-from paddock.cli import ask, keys, lookup
+from paddock.cli import ask, keys, lookup, server_set
 from paddock.cli.client import Api, Json
 from paddock.cli.output import Format, Output, show_json, stdout
 from paddock.cli.server import PANEL, Server, app
@@ -17,7 +17,8 @@ Yes = Annotated[bool, typer.Option("-y", "--yes", help="Don't ask.")]
 
 
 def register(main: typer.Typer) -> None:
-    """The short form that people look for."""
+    """The short form that people look for; and what has a file of its own."""
+    app.command("set")(server_set.set_server)
     main.command("snapshot", rich_help_panel=PANEL)(snapshot)
 
 

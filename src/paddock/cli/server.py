@@ -202,6 +202,14 @@ def _steps(api: Api, server: Json) -> list[Json]:
     return [s for s in found if s.get("by_hand", True)]
 
 
+def _autostart(turn: Json) -> str:
+    """Only where it has any."""
+    if not turn.get("enabled"):
+        return ""
+    waits = f", waits until {str(turn['at'])[11:19]}" if turn.get("at") else ""
+    return f"yes, order {turn['order']}, the next ones {turn['delay']} s later{waits}"
+
+
 def _fields(s: Json) -> list[tuple[str, object]]:
     type, image, state = s.get("server_type") or {}, s.get("image") or {}, s.get("x_ready") or {}
     size = (
@@ -215,6 +223,8 @@ def _fields(s: Json) -> list[tuple[str, object]]:
         ("Waiting for", s.get("x_waiting_for")), ("Step", s.get("x_step")), ("Problem", s.get("x_problem")),
         ("Image", image.get("name")), ("Type", f"{type.get('name')} ({size})"),
         ("SSH", f"{address['user']}@{address['host']} port {address['port']}" if address else None),
+        ("Description", s.get("x_description")), ("Autostart", _autostart(s.get("x_autostart") or {})),
+        ("Kernel arguments", s.get("x_kernel_args")),
         ("Group", s.get("x_group")), ("Role", s.get("x_role")), ("Restart", s.get("x_restart")),
         ("Labels", s.get("labels")), ("Accelerator", s.get("x_accelerator")), ("UUID", s.get("x_uuid")),
         ("Created", f"{clean(s['created'])} ({age(s['created'])} ago)"),

@@ -59,6 +59,7 @@ class FakeHost:
         self.faults = Faults(delay)
         self.changed = threading.Condition(threading.RLock())
         self.store = Store(state_dir)
+        self.boot_id = self.store.boot_id()
         self.fakes = {saved.uuid: Fake(saved) for saved in self.store.machines()}
         self.images = {manifest.sha256: manifest for manifest in self.store.images()}
         self.made_volumes = {volume.uuid: volume for volume in self.store.volumes()}
@@ -82,6 +83,15 @@ class FakeHost:
                 self.restart(self.find(uuid))
             for uuid in order.lose:
                 self.forget_volume(uuid)
+            if order.restart_host:
+                self._restart_host()
+
+    def _restart_host(self) -> None:
+        for fake in self.fakes.values():
+            if fake.on:
+                self.turn_off(fake, Phase.CRASHED, "the host was restarted while it ran", host_restarted=True)
+        self.boot_id = self.store.new_boot()
+        self.tell()
 
     def close(self) -> None:
         """Nothing to let go of."""
@@ -122,12 +132,12 @@ class FakeHost:
         has: dict[str, Any] = {"port": wanted, "memory_mib": machine.memory_mib, "running": machine, "started": machine}
         self._set_phase(fake, phase, runs=runs, **has)
 
-    def turn_off(self, fake: Fake, phase: Phase, reason: str, *, rebooting: bool = False) -> None:
+    def turn_off(self, fake: Fake, phase: Phase, reason: str, **more: bool) -> None:
         """Stop it; what was connected to it is hung up."""
         self.ports.pop(fake.saved.port, None)
         self.memory_used -= fake.saved.memory_mib
         runs = (*fake.saved.runs[:-1], (fake.saved.runs[-1][0], clock.now().timestamp())) if fake.saved.runs else ()
-        self._set_phase(fake, phase, reason=reason, rebooting=rebooting, running=None, started=None, runs=runs)
+        self._set_phase(fake, phase, reason=reason, running=None, started=None, runs=runs, **more)
         for stream in fake.streams:
             stream.hang_up()
         fake.streams.clear()
@@ -150,7 +160,7 @@ class FakeHost:
             self._set_phase(fake, Phase.RUNNING)
 
     def _set_phase(self, fake: Fake, phase: Phase, *, greets: bool = True, **changes: object) -> None:
-        fresh = {"reason": "", "rebooting": False, "phase": phase, "since": clock.now()}
+        fresh = {"reason": "", "rebooting": False, "host_restarted": False, "phase": phase, "since": clock.now()}
         booted = phase is Phase.RUNNING or (fake.saved.booted and fake.saved.on)
         self.keep(fake, **{**fresh, "booted": booted, **changes})
         if phase is Phase.RUNNING and greets:

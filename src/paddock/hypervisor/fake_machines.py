@@ -4,7 +4,7 @@ from uuid import UUID
 
 from paddock import __version__
 from paddock.base import clock
-from paddock.base.errors import Conflict
+from paddock.base.errors import Conflict, Invalid
 from paddock.hypervisor.base import Capabilities
 from paddock.hypervisor.fake_adapt import brought, pending
 from paddock.hypervisor.fake_host import Fake, FakeHost
@@ -30,6 +30,7 @@ class FakeMachines:
                 memory_free_mib=max(0, host.memory_mib - host.memory_used), disk=host.disk,
                 disk_free=host.disk - host.used,
                 accelerator=Accelerator.TCG, accelerator_reason="nothing is run at all", hypervisor="fake",
+                boot_id=host.boot_id,
             )  # fmt: skip
 
     def ensure(self, machine: Machine, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
@@ -38,6 +39,10 @@ class FakeMachines:
             fake = host.fakes.get(machine.uuid)
             if fake is None or machine.system_disk.name not in fake.saved.disks:
                 raise Conflict(f"machine {machine.uuid} has no disk {machine.system_disk.name}", hint="make it first")
+            manifest = host.images.get(machine.image)
+            if machine.kernel_args and manifest and not manifest.direct_boot:
+                text = f"image {manifest.name} boots a kernel of its own: it gets no arguments here"
+                raise Invalid(text, field="kernel_args")
             for attached in machine.volumes:
                 if attached.volume not in host.made_volumes:
                     raise Conflict(f"there is no volume {attached.volume} on this node", hint="make it first")

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from paddock.base import clock
 from paddock.base.errors import Invalid
@@ -21,6 +21,8 @@ class Taken(Frozen):
     size: int  # bytes of the disk
     frozen: bool
     not_frozen: str = ""
+    cleaned: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
 
 class Saved(Frozen):
@@ -36,6 +38,7 @@ class Saved(Frozen):
     memory_mib: int = 0
     running: Machine | None = None  # what its guest has while it is on
     started: Machine | None = None  # and what it had when it was turned on
+    host_restarted: bool = False
     rebooting: bool = False
     booted: bool = False  # its guest has run since it was turned on
     runs: tuple[tuple[float, float], ...] = ()  # when it was turned on and off, as unix times; 0: it still is on
@@ -69,7 +72,7 @@ class Saved(Frozen):
         accelerator = Accelerator.TCG if self.on else None
         return MachineState.model_construct(
             uuid=self.uuid, phase=self.phase, pid=None, accelerator=accelerator, since=self.since, reason=self.reason,
-            rebooting=self.rebooting, epoch=0,
+            host_restarted=self.host_restarted, rebooting=self.rebooting, epoch=0,
         )  # fmt: skip
 
 
@@ -77,12 +80,26 @@ class Store:
     """Machines, images and volumes in a directory, or nowhere."""
 
     def __init__(self, directory: Path | None) -> None:
+        self._boot = directory / "boot_id" if directory else None
         self._machines = directory / "machines" if directory else None
         self._images = directory / "images" if directory else None
         self._volumes = directory / "volumes" if directory else None
         for made in (self._machines, self._images, self._volumes):
             if made:
                 made.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def boot_id(self) -> str:
+        """Of the host, as if it had one."""
+        try:
+            return self._boot.read_text() if self._boot else self.new_boot()
+        except FileNotFoundError:
+            return self.new_boot()
+
+    def new_boot(self) -> str:
+        boot_id = str(uuid4())
+        if self._boot:
+            write_atomically(self._boot, boot_id)
+        return boot_id
 
     def machines(self) -> Iterator[Saved]:
         for path in _files(self._machines):

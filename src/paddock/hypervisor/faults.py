@@ -16,6 +16,7 @@ Operation = Literal[
     "facts", "ensure", "power", "remove", "state", "changes", "readiness", "ensure_image", "images", "remove_image",
     "ensure_disk", "exec", "console", "vnc", "console_log", "adapt", "metrics", "snapshot", "drop_snapshot",
     "ensure_volume", "remove_volume", "volumes", "set_password",
+    "set_disk_password",
 ]  # fmt: skip
 
 
@@ -39,6 +40,7 @@ class FaultOrder(Frozen):
     crash: tuple[UUID, ...] = ()  # these machines' processes die now
     reboot: tuple[UUID, ...] = ()  # these machines' guests reboot now, by themselves
     lose: tuple[UUID, ...] = ()  # these volumes are gone now, as if somebody had deleted their files
+    restart_host: bool = False  # the node's host loses its power and is started again now
     never_ready: bool | None = None
     guest_agent_hangs: bool | None = None
     guest_agent_absent: bool | None = None  # as in an image without one: no answer, and no waiting for it
@@ -47,11 +49,12 @@ class FaultOrder(Frozen):
     copy_seconds: Annotated[float | None, Field(ge=0, description="that copying an image or a snapshot takes")] = None
     copy_error: str | None = None  # with which copies of snapshots end; empty: they succeed
     not_frozen: str | None = None  # why guests can't be held still for a snapshot; empty: they can
+    helper_error: str | None = None  # with which helper guests end; empty: they do their job
 
 
 _STATES = (
     "delay", "never_ready", "guest_agent_hangs", "guest_agent_absent", "shutdown_ignored", "disk_full", "copy_seconds",
-    "copy_error", "not_frozen",
+    "copy_error", "not_frozen", "helper_error",
 )  # fmt: skip
 
 
@@ -74,6 +77,7 @@ class Faults:
         self.copy_seconds = 0.0
         self.copy_error = ""
         self.not_frozen = ""
+        self.helper_error = ""
 
     def take(self, order: FaultOrder) -> None:
         """Add an order to those in force (all of it but what happens at once)."""

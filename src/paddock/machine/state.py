@@ -34,6 +34,7 @@ class MachineState(Frozen):
     accelerator: Accelerator | None = None
     since: datetime | None = None
     reason: str = ""  # why it is off or crashed, with the last words of its process
+    host_restarted: bool = False  # it crashed because its host did, or was restarted while it ran
     rebooting: bool = False  # its guest asked for a reboot that needs a new start: out of the rescue system
     epoch: int = 0
 
@@ -61,6 +62,7 @@ class HostFacts(Frozen):
     accelerator_reason: str
     hypervisor: str  # "qemu 7.2.22" or "fake"
     load: float = 0.0
+    boot_id: str = ""  # another one after each start of the host; empty: not known
 
 
 class Change(Frozen):
@@ -71,12 +73,13 @@ class Change(Frozen):
 
 
 class Progress(Frozen):
-    """How far a copy is. `error` is empty unless it failed."""
+    """How far a copy, or another long work on a node, is. `error` is empty unless it failed."""
 
     done: bool
     bytes_done: int = 0
     bytes_total: int = 0
     error: str = ""
+    doing: str = ""  # for people, where it is more than copying
 
 
 class Snapshot(Progress):
@@ -85,6 +88,8 @@ class Snapshot(Progress):
 
     frozen: bool = False
     not_frozen: str = ""
+    cleaned: tuple[str, ...] = ()  # what was found and removed, each a phrase: "host-keys: 6"
+    shared: tuple[str, ...] = ()  # what every server made of it will have in common: "logs: 12, say /var/log/dpkg.log"
 
 
 class Adapted(Frozen):

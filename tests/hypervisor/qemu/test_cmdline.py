@@ -106,6 +106,17 @@ def test_a_direct_boot_without_initrd_and_cmdline_has_neither() -> None:
     assert "-append" not in given
 
 
+def test_kernel_arguments_come_after_those_of_the_image() -> None:
+    given = words(DIRECT, kernel_args="quiet init=/bin/sh")
+    assert given[given.index("-append") + 1] == "console=ttyS0 root=LABEL=r quiet init=/bin/sh"
+    given = words(DIRECT.model_copy(update={"cmdline": ""}), kernel_args="quiet")
+    assert given[given.index("-append") + 1] == "quiet"
+    given = words(DIRECT, kernel_args="quiet", rescue=Rescue(image=DIRECT.sha256))
+    assert given[given.index("-append") + 1] == DIRECT.cmdline
+    with pytest.raises(Invalid, match="a kernel of its own"):
+        words(kernel_args="quiet")
+
+
 def test_without_seccomp_there_is_no_sandbox_option() -> None:
     machine = make_machine(PLAIN)
     bare = Binary(BINARY.program, BINARY.version, sandbox=False, user_network=True)

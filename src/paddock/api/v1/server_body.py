@@ -44,7 +44,25 @@ def _public_net(given: Any) -> Any:
 
 Name = Annotated[str, AfterValidator(check_name)]
 UserData = Annotated[str, AfterValidator(check_user_data)]
+Description = Annotated[Line, Field(max_length=500)]
+KernelArgs = Annotated[Line, Field(max_length=1024)]
+Restart = Literal["no", "on-failure"]
 Tag = Annotated[str, Field(pattern=r"^([a-zA-Z0-9]([a-zA-Z0-9._-]{0,61}[a-zA-Z0-9])?)?$")]
+
+
+class Autostart(Body):
+    """Whether a server is started when its node comes up: lower orders first, the next ones `delay` seconds later. What
+    is left out stays as it is."""
+
+    enabled: StrictBool | None = None
+    order: Annotated[int, Field(ge=0, le=9999)] | None = None
+    delay: Annotated[int, Field(ge=0, le=3600, description="seconds")] | None = None
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What it changes of the row."""
+        said = {"autostart": self.enabled, "autostart_order": self.order, "autostart_delay": self.delay}
+        return {name: value for name, value in said.items() if value is not None}
 
 
 class CreateServer(Body):
@@ -67,8 +85,11 @@ class CreateServer(Body):
     public_net: Annotated[dict[str, Any], BeforeValidator(_public_net)] = {}
     x_group: Tag = ""
     x_role: Tag = ""
-    x_restart: Literal["no", "on-failure"] = "no"
+    x_restart: Restart = "no"
     x_start_paused: bool = False
+    x_description: Description = ""
+    x_kernel_args: KernelArgs = ""  # after the image's own
+    x_autostart: Autostart = Autostart()
 
     def check_supported(self) -> None:
         """Raises ApiError naming the field that asks for what does not exist here."""
@@ -79,10 +100,23 @@ class CreateServer(Body):
 
 
 class ChangeServer(Body):
-    """What may be changed of a server."""
+    """What may be changed of a server. Other kernel arguments are for its next start."""
 
     name: Name | None = None
     labels: Labels | None = None
+    x_group: Tag | None = None
+    x_role: Tag | None = None
+    x_restart: Restart | None = None
+    x_description: Description | None = None
+    x_kernel_args: KernelArgs | None = None
+    x_autostart: Autostart | None = None
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What it changes of the row."""
+        said = self.model_dump(exclude_unset=True, exclude={"x_autostart"})
+        own = self.x_autostart.columns if self.x_autostart else {}
+        return {name.removeprefix("x_"): value for name, value in said.items()} | own
 
 
 class Rebuild(Body):

@@ -51,6 +51,14 @@ def check_fits(image: Image, plan: ServerType) -> None:
         raise invalid("server_type", what)
 
 
+def check_kernel_args(image: Image, arguments: str) -> None:
+    """Raises ApiError when there are any and the image boots a kernel of its own; one that was never built tells
+    later."""
+    if arguments and image.manifest and not image.made_of.direct_boot:
+        what = f"image {image.name or image.pk} boots a kernel of its own: change them inside the server"
+        raise invalid("x_kernel_args", what)
+
+
 def iso_of(request: HttpRequest, wanted: int | str) -> Image:
     """The ISO of that id or name, if it can be used. Raises ApiError."""
     visible = isos.visible(request)

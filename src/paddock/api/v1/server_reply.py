@@ -46,6 +46,15 @@ class Ready(Reply):
     after_seconds: float | None
 
 
+class AutostartReply(Reply):
+    """Whether it is started when its node comes up, and, while it waits for its turn, when that is."""
+
+    enabled: bool
+    order: int
+    delay: int
+    at: Time | None
+
+
 class ServerReply(Reply):
     """A server."""
 
@@ -80,6 +89,9 @@ class ServerReply(Reply):
     x_group: str
     x_role: str
     x_restart: str
+    x_description: str
+    x_kernel_args: str
+    x_autostart: AutostartReply
     x_problem: str | None
     x_waiting_for: str
     x_step: str
@@ -138,12 +150,21 @@ def _shown(server: Server, shared: Shared) -> ServerReply:
         x_group=server.group,
         x_role=server.role,
         x_restart=server.restart,
+        x_description=server.description,
+        x_kernel_args=server.kernel_args,
+        x_autostart=_autostart(server),
         x_problem=server.problem or None,
         x_waiting_for=server.waiting_for,
         x_step=server.step,
         x_accelerator=server.accelerator,
         x_in_rescue=server.in_rescue,
         x_generation=server.generation,
+    )
+
+
+def _autostart(server: Server) -> AutostartReply:
+    return AutostartReply(
+        enabled=server.autostart, order=server.autostart_order, delay=server.autostart_delay, at=server.autostart_at
     )
 
 

@@ -14,7 +14,7 @@ from paddock.api.passwords import new_root_password
 from paddock.api.v1 import actions, ssh_keys
 from paddock.api.v1.common import Reply, check_place
 from paddock.api.v1.server_body import ChangeServer, CreateServer
-from paddock.api.v1.server_lookup import check_fits, group_of, image_of, new_plan_of, volumes_of
+from paddock.api.v1.server_lookup import check_fits, check_kernel_args, group_of, image_of, new_plan_of, volumes_of
 from paddock.api.v1.server_reply import ServerReply, own_server, shown, shown_all, visible
 from paddock.cloud.flows import server as flow
 from paddock.cloud.flows.engine import wake
@@ -80,6 +80,7 @@ def _new(request: HttpRequest, body: CreateServer) -> tuple[Server, str | None]:
     plan, image = new_plan_of(body.server_type), image_of(request, body.image)
     keys = ssh_keys.by_names(request, body.ssh_keys)
     check_fits(image, plan)
+    check_kernel_args(image, body.x_kernel_args)
     password, password_hash = (None, "") if keys else new_root_password()
     server = Server(
         project=project(request),
@@ -98,6 +99,9 @@ def _new(request: HttpRequest, body: CreateServer) -> tuple[Server, str | None]:
         restart=body.x_restart,
         start_after_create=body.start_after_create,
         start_paused=body.x_start_paused,
+        description=body.x_description,
+        kernel_args=body.x_kernel_args,
+        **body.x_autostart.columns,
         password_hash=password_hash,
     )
     return server, password
@@ -117,10 +121,11 @@ def show_server(request: HttpRequest, id: int) -> OneServer:
 
 @router.put("/servers/{int:id}", response=OneServer)
 def change_server(request: HttpRequest, id: int, body: ChangeServer) -> OneServer:
-    """Rename or relabel a server. The guest keeps its host name."""
+    """Rename, relabel or describe a server, and say when it is started. The guest keeps its host name."""
     server = own_server(request, id)
-    changes: dict[str, Any] = body.model_dump(exclude_unset=True)
-    if "name" in changes and changes["name"] != server.name:
+    changes: dict[str, Any] = body.columns
+    check_kernel_args(server.image, body.x_kernel_args or "")
+    if any(name in changes and changes[name] != getattr(server, name) for name in ("name", "kernel_args")):
         changes["revision"] = F("revision") + 1  # its node is told
     try:
         with transaction.atomic():

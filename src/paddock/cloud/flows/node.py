@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from paddock.base import clock
 from paddock.base.errors import PaddockError
-from paddock.cloud.flows import locks
+from paddock.cloud.flows import autostart, locks
 from paddock.cloud.flows.engine import wake
 from paddock.cloud.flows.server import ServerFlow
 from paddock.cloud.models import Node, Server
@@ -71,17 +71,21 @@ def look(node: Node, cursor: int, timeout: float) -> int:
     host = hypervisor(node)
     if cursor == 0:
         _up(node, host)
-    change = host.machines.changes(cursor, timeout)
+    change = host.machines.changes(cursor, autostart.wait_for_next(node, timeout))
     if cursor and change.cursor != cursor:
         clock.sleep(GATHER)
         change = host.machines.changes(change.cursor, 0)
-    Node.objects.filter(pk=node.pk).update(state="up", last_seen=Now(), facts=_told(host, host.machines.facts()))
+    facts = host.machines.facts()
+    autostart.note_boot(node, facts.boot_id)
+    Node.objects.filter(pk=node.pk).update(state="up", last_seen=Now(), facts=_told(host, facts))
     compare(node, {m.uuid.hex: m for m in change.machines})
+    autostart.start_due(node)
     return change.cursor
 
 
 def _up(node: Node, host: Hypervisor) -> None:
     facts = host.machines.facts()
+    autostart.note_boot(node, facts.boot_id)
     Node.objects.filter(pk=node.pk).update(
         state="up", problem=_resize(node, facts), last_seen=Now(), facts=_told(host, facts)
     )

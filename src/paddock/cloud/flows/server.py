@@ -201,7 +201,8 @@ class ServerFlow(ServerChanges):
             server.set(problem="")
             return Then(self.rest)
         server.set(problem=state.reason, ready_at=None, waiting_for=state.reason)
-        if server.restart == "on-failure" and server.restarts < MAX_RESTARTS:
+        failed = not state.host_restarted  # what runs after that is a matter of autostart
+        if failed and server.restart == "on-failure" and server.restarts < MAX_RESTARTS:
             server.set(restarts=server.restarts + 1, status=Status.STARTING)
             return Then(self.start)
         return Then(self.rest)
@@ -369,8 +370,10 @@ def ask(
     argument: str = "",
     arguments: dict[str, Any] | None = None,
 ) -> Action:
-    """Ask for a change of power, or for a step again. Raises Locked while another action runs."""
+    """Ask for a change of power, or for a step again; it is no longer started by itself then. Raises Locked while
+    another action runs."""
     with actions.alone(KIND, server, OVERTAKES.get(command, ())) as row:
+        Server.objects.filter(pk=row.pk, autostart_at__isnull=False).update(autostart_at=None)
         action = actions.begin(KIND, row, command, correlation_id, arguments, argument=argument)
         wake(row, KIND, urgent=True)
     return action

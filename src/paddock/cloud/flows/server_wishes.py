@@ -43,6 +43,12 @@ def rebuild(server: Server, image: Image, user_data: str | None, password_hash: 
         if row.protect_rebuild:
             raise Protected("server rebuild is protected", hint=f"change the protection of {row.name} first")
         _fits_on_disk(image, row)
+        if row.kernel_args and not image.manifest.get("direct_boot", True):
+            raise Invalid(
+                f"image {image.name} boots a kernel of its own: the server's kernel arguments can't be given to it",
+                field="image",
+                hint="take them away first",
+            )
         said: dict[str, object] = {} if user_data is None else {"user_data": user_data}
         Server.objects.filter(pk=row.pk).update(password_hash=password_hash, **said)
         return _wish(row, "rebuild_server", correlation_id, image=image.pk)

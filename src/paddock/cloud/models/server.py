@@ -72,6 +72,7 @@ class Server(Living):
     autostart = models.BooleanField(default=False)  # when its node starts
     autostart_order = models.IntegerField(default=0)  # lower ones first
     autostart_delay = models.IntegerField(default=0)  # seconds that the next ones wait after it
+    autostart_at = models.DateTimeField(null=True)  # its node came up, and it waits for its turn
     labels = models.JSONField(default=dict)
     group = models.CharField(max_length=63, default="", blank=True)
     role = models.CharField(max_length=63, default="", blank=True)

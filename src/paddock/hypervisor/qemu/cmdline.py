@@ -24,7 +24,7 @@ MEMORY_SLOTS = 16  # how many times memory can be added to one run
 RESET_ENDS = "-no-reboot"  # in the rescue system: its guest's reboot leads out of it
 TRACE_SHUTDOWN = "qemu_system_shutdown_request"  # noted in QEMU's log when a guest switches itself off
 TCG_CACHE_MIB = 256  # of translated code, at most; QEMU's own limit is 1 GiB, more than our small guests have
-_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z0-9._+-]+")
 
@@ -45,6 +45,8 @@ def command_line(
     """The words to start a machine with. `manifest` is what it boots: its image, or that of its rescue system. Raises
     Invalid for a word that QEMU would take for more than one option."""
     boots_kernel = manifest.direct_boot or machine.rescue is not None
+    if machine.kernel_args and not boots_kernel:
+        raise kernel_args_unusable(manifest)
     return [
         binary.program,
         *_process(machine, binary, paused),
@@ -52,7 +54,7 @@ def command_line(
         *_control(),
         *_layout_1(machine),
         *_drives(machine, boots_kernel),
-        *(_boot_kernel(manifest) if boots_kernel else ["-boot", "strict=on"]),
+        *(_boot_kernel(machine, manifest) if boots_kernel else ["-boot", "strict=on"]),
         *([RESET_ENDS, "-trace", TRACE_SHUTDOWN] if machine.rescue else []),
     ]
 
@@ -75,7 +77,7 @@ def _process(machine: Machine, binary: Binary, paused: bool) -> list[str]:
         "-no-user-config",
         "-nodefaults",
         "-no-shutdown",
-        *(["-sandbox", _SANDBOX] if binary.sandbox else []),
+        *(["-sandbox", SANDBOX] if binary.sandbox else []),
         *(["-S"] if paused else []),
         "-msg", "timestamp=on",
     ]  # fmt: skip
@@ -163,11 +165,18 @@ def _drives(machine: Machine, boots_kernel: bool) -> list[str]:
     return words
 
 
-def _boot_kernel(manifest: ImageManifest) -> list[str]:
+def kernel_args_unusable(manifest: ImageManifest) -> Invalid:
+    """There is no kernel that QEMU could give them to."""
+    return Invalid(f"image {manifest.name} boots a kernel of its own: it gets no arguments here", field="kernel_args")
+
+
+def _boot_kernel(machine: Machine, manifest: ImageManifest) -> list[str]:
     words = ["-kernel", image_file(manifest.sha256, Role.KERNEL)]
     if manifest.file(Role.INITRD):
         words += ["-initrd", image_file(manifest.sha256, Role.INITRD)]
-    return [*words, *(["-append", manifest.cmdline] if manifest.cmdline else [])]
+    own = "" if machine.rescue else machine.kernel_args
+    arguments = " ".join(filter(None, (manifest.cmdline, own)))
+    return [*words, *(["-append", arguments] if arguments else [])]
 
 
 def escaped(value: str) -> str:

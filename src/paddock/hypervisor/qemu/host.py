@@ -7,6 +7,7 @@ from pathlib import Path
 
 import paddock
 from paddock.base.errors import Refused
+from paddock.hypervisor.qemu import process
 from paddock.hypervisor.qemu.accel import Finding
 from paddock.hypervisor.qemu.binary import find_binary
 from paddock.machine.state import HostFacts
@@ -28,6 +29,7 @@ def facts(state_dir: Path, finding: Finding) -> HostFacts:
         accelerator_reason="; ".join(filter(None, (finding.reason, finding.hint))),
         hypervisor=_hypervisor(),
         load=os.getloadavg()[0],
+        boot_id=process.boot_id(),
     )
 
 

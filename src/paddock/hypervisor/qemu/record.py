@@ -33,6 +33,7 @@ class Given(Frozen):
     max_memory_mib: int = 0
     network: UserNetwork
     seed: str  # a hash
+    kernel_args: str = ""
 
     @classmethod
     def of(cls, machine: Machine) -> "Given":
@@ -47,6 +48,7 @@ class Given(Frozen):
             max_memory_mib=machine.max_memory_mib,
             network=machine.network,
             seed=hashlib.sha256(machine.seed.model_dump_json().encode()).hexdigest(),
+            kernel_args=machine.kernel_args,
         )
 
 
@@ -60,6 +62,7 @@ class Run(Frozen):
     since: datetime | None = None
     reason: str = ""
     ending: str = ""
+    host_restarted: bool = False
     rebooting: bool = False  # it ended so that it can be started anew
     given: Given | None = None
     serial_from: int = 0  # where this boot's output begins in serial.log

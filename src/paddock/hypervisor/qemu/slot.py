@@ -36,6 +36,7 @@ def state_of(slot: Slot) -> MachineState:
         accelerator=run.accelerator if live else None,
         since=run.since,
         reason=live.trouble if live else run.reason,
+        host_restarted=run.host_restarted and live is None,
         rebooting=run.rebooting and live is None,
         epoch=slot.spec.epoch if slot.spec else 0,
     )
@@ -46,11 +47,16 @@ def ending(run: Run, how: str, said: str, asked: str = "") -> Run:
     if why := run.ending or asked:
         return Run(phase=Phase.OFF, since=clock.now(), reason=why, rebooting=run.rebooting)
     reason = f"{how}; its last words: {start.shortened(said)}" if said else how
-    return Run(phase=Phase.CRASHED, since=clock.now(), reason=reason)
+    return Run(phase=Phase.CRASHED, since=clock.now(), reason=reason, host_restarted=host_restarted(run))
+
+
+def host_restarted(run: Run) -> bool:
+    """Whether it ran in an earlier boot of this host."""
+    return bool(run.boot_id) and run.boot_id != process.boot_id()
 
 
 def unseen(run: Run) -> str:
     """Why a process is gone whose end nobody saw."""
-    if run.boot_id and run.boot_id != process.boot_id():
+    if host_restarted(run):
         return "the host was restarted while it ran"
     return "QEMU ended while no node agent watched; its exit status is unknown"

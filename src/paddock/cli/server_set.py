@@ -1,0 +1,56 @@
+"""`paddock server set`: what a server is described by, and when it is started by itself."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from paddock.base.errors import Invalid
+from paddock.cli import lookup
+from paddock.cli.client import Json
+from paddock.cli.output import Format, Output, show_json, stdout
+from paddock.cli.server import Server
+from paddock.cli.session import api_of
+
+
+def set_server(
+    ctx: typer.Context,
+    server: Server,
+    description: Annotated[str | None, typer.Option("-d", "--description", show_default=False)] = None,
+    autostart: Annotated[
+        bool | None, typer.Option("--autostart/--no-autostart", help="Start it when its node comes up.")
+    ] = None,
+    order: Annotated[int | None, typer.Option(min=0, max=9999, help="Lower ones start first.")] = None,
+    delay: Annotated[int | None, typer.Option(min=0, max=3600, help="Seconds that the next ones wait.")] = None,
+    restart: Annotated[
+        Literal["no", "on-failure"] | None, typer.Option(help="When its QEMU dies.", show_default=False)
+    ] = None,
+    kernel_args: Annotated[
+        str | None, typer.Option(help="For images whose kernel QEMU loads; from the next start on.")
+    ] = None,
+    group: Annotated[str | None, typer.Option("-g", "--group", help="To start and stop servers together.")] = None,
+    role: Annotated[str | None, typer.Option(help="What it does in its group.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Change what a server is described by, and when it is started by itself. What you leave out stays as it is.
+
+    Examples:
+      paddock server set db --autostart --order 1 --delay 30
+      paddock server set web --restart on-failure --description "the shop"
+      paddock server set old --no-autostart --group ""
+    """
+    turns = {"enabled": autostart, "order": order, "delay": delay}
+    said: Json = {
+        "x_description": description, "x_restart": restart, "x_kernel_args": kernel_args, "x_group": group,
+        "x_role": role, "x_autostart": {name: value for name, value in turns.items() if value is not None} or None,
+    }  # fmt: skip
+    body = {name: value for name, value in said.items() if value is not None}
+    if not body:
+        raise Invalid("nothing to change", hint="`paddock server set --help` shows what there is")
+    api = api_of(ctx)
+    thing = api.put(f"/v1/servers/{lookup.server(api, server)['id']}", body)["server"]
+    if output is Format.JSON:
+        show_json(thing)
+    else:
+        stdout().print(f"{thing['name']} is changed")
+        if kernel_args is not None and thing["status"] != "off":
+            stdout().print("its kernel gets these arguments at its next start")
