@@ -231,7 +231,7 @@ class Routes:
             return JSONResponse(problem.body, problem.status)
 
     async def _body(self, request: Request) -> Any:
-        if request.url.path.endswith("/content"):
+        if request.url.path.endswith("/content") and request.method == "PUT":
             data = await request.body()
             self.cloud.uploads[int(request.url.path.split("/")[-2])] = data
             return len(data)
@@ -344,10 +344,14 @@ class Routes:
             images[number] = self.cloud._image(number, body["name"], body["description"], 1.0, "root", "absent")
             return JSONResponse({"image": _public(images[number])}, 201)
         image = images[int(parts[1])]
+        if parts[-1] == "content" and not body:
+            return JSONResponse({"received": 0, "state": image["x_state"], "sha256": None})
         seconds = self.cloud.build_seconds
         action = self.cloud.new_action("build_image", "image", image["id"], seconds + 0.05)
         image.update(x_state="building", x_doing="unpacking packages", _until=time.monotonic() + seconds)
         action["_fails"] = self.cloud.damaged
+        if self.cloud.damaged:
+            action["_then"] = lambda: image.update(x_state="failed", x_problem=self.cloud.damaged)
         return JSONResponse({"image": _public(image), "action": _public(action)}, 202)
 
 

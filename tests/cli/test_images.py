@@ -52,7 +52,9 @@ def test_bad_files_are_refused_before_anything_is_announced(paddock: Shell, clou
     ):
         assert expected in paddock.fails("image", "import", file, "--name", "x")
     assert "is no SHA-256" in paddock.fails("image", "import", __file__, "--name", "x", "--sha256", "abc")
-    assert "Missing option '-n' / '--name'" in paddock.fails("image", "import", __file__, code=2)
+    assert "there is no name to be made of this" in paddock.fails("image", "import", "--url", "http://x/")
+    for words in ((), (__file__, "--url", "http://x/y"), ("--url", "ftp://x/y"), ("--url", "x")):
+        paddock.fails("image", "import", *words, code=2)
     assert not cloud.requests
 
 

@@ -5,6 +5,7 @@ Every call either returns JSON or raises a PaddockError that says what was asked
 
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ import httpx
 
 from paddock import __version__
 from paddock.base import clock
-from paddock.base.errors import Conflict, Invalid, PaddockError, Refused, Unavailable, from_wire
+from paddock.base.errors import Conflict, Invalid, NameTaken, PaddockError, Refused, Unavailable, from_wire
 
 Json: TypeAlias = dict[str, Any]
 
@@ -63,17 +64,20 @@ class Api:
 
     def post(self, path: str, body: Json | None = None, *, timeout: float = ANSWER) -> Json:
         """POST JSON; `timeout` in seconds."""
-        return _json(self._send("POST", path, json=body or {}, timeout=httpx.Timeout(timeout, connect=5)))
+        with _naming(body):
+            return _json(self._send("POST", path, json=body or {}, timeout=httpx.Timeout(timeout, connect=5)))
 
     def put(self, path: str, body: Json) -> Json:
         """PUT JSON."""
-        return _json(self._send("PUT", path, json=body))
+        with _naming(body):
+            return _json(self._send("PUT", path, json=body))
 
-    def upload(self, path: str, chunks: Iterator[bytes], size: int) -> Json:
-        """PUT `size` bytes as they come."""
+    def upload(self, path: str, chunks: Iterator[bytes], size: int, offset: int = 0) -> Json:
+        """PUT `size` bytes as they come, the first of which is that at `offset` of the whole."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         timeout = httpx.Timeout(ANSWER, read=600, write=120, connect=5)
-        return _json(self._send("PUT", path, content=chunks, headers=headers, timeout=timeout))
+        params = {"offset": offset}
+        return _json(self._send("PUT", path, content=chunks, headers=headers, params=params, timeout=timeout))
 
     def delete(self, path: str) -> Json:
         """DELETE; an answer without a body is an empty object."""
@@ -122,6 +126,18 @@ class Api:
                 f"the connection to {self.endpoint} was cut during {method} {path}: {_reason(e)}",
                 hint="" if method == "GET" else "it may have been done all the same: look before you ask again",
             ) from e
+
+
+@contextmanager
+def _naming(body: Json | None) -> Iterator[None]:
+    """The API says that a name is taken, and not which."""
+    try:
+        yield
+    except NameTaken as error:
+        name = (body or {}).get("name") or (body or {}).get("x_name")
+        if not name or str(name) in error.message:
+            raise
+        raise NameTaken(f"{error.message}: {name}", hint=error.hint, field=error.field) from error
 
 
 def _trusting(ca: Path | None) -> ssl.SSLContext:

@@ -20,6 +20,7 @@ class Until(Enum):
 
     ENDED = "the action ended"
     READY = "the server is ready"
+    MADE = "the image or ISO is made"
     GONE = "the server is gone"
 
 
@@ -125,6 +126,8 @@ def _judge(job: Job) -> None:
         _end(job, "" if job.until is Until.GONE else "was deleted meanwhile")
     elif status != "running" and job.until is Until.READY:
         _judge_readiness(job)
+    elif status != "running" and job.until is Until.MADE:
+        _judge_image(job)
     elif status != "running" and job.until is Until.ENDED:
         _end(job)
 
@@ -135,6 +138,16 @@ def _judge_readiness(job: Job) -> None:
         _end(job)
     elif thing.get("status") == "off":
         _end(job, str(thing.get("x_problem") or "went off before it was ready"))
+
+
+def _judge_image(job: Job) -> None:
+    thing = job.thing
+    if thing is None:
+        _end(job, "was deleted meanwhile")
+    elif thing["x_state"] == "ready":
+        _end(job)
+    elif thing["x_state"] != "building":
+        _end(job, str(thing.get("x_problem") or "nothing came of it"))
 
 
 def _end(job: Job, problem: str = "") -> None:
@@ -151,7 +164,7 @@ def _failure(job: Job) -> str:
 
 def _image(api: Api, job: Job) -> Json | None:
     """The image that is built: the thing itself, or what the server is made from while that is not there yet."""
-    if job.collection == "images":
+    if job.collection in ("images", "isos"):
         return job.thing
     image = (job.thing or {}).get("image") or {}
     if job.action.get("status") != "running" or (job.image or image).get("x_state") in (None, "ready"):

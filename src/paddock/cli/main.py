@@ -26,7 +26,9 @@ from paddock.cli import (
     execute,
     image,
     inventory,
+    iso,
     launch,
+    manners,
     metrics,
     node,
     placement_group,
@@ -139,9 +141,8 @@ server.app.command("metrics")(metrics.metrics)
 words.register(app)
 for command in (ssh, console, execute):
     command.register(app)
-cloud.register(app)
 for name, noun in (
-    ("server", server), ("image", image), ("volume", volume), ("type", server_type), ("ssh-key", ssh_key),
+    ("server", server), ("image", image), ("iso", iso), ("volume", volume), ("type", server_type), ("ssh-key", ssh_key),
     ("action", action), ("placement-group", placement_group), ("node", node),
     ("project", project), ("token", token),
 ):  # fmt: skip
@@ -152,6 +153,7 @@ for name, function in (
     ("version", version_command),
 ):  # fmt: skip
     app.command(name, rich_help_panel=MORE)(function)
+manners.apply(app)
 
 
 def run(argv: list[str]) -> int:
@@ -186,7 +188,7 @@ def _usage(error: typer.TyperException) -> int:
         return 2
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "paddock"
-    say(error.format_message().rstrip("."), f"{path} --help")
+    say(error.format_message().removeprefix("Invalid value: ").rstrip("."), f"{path} --help")
     return error.exit_code
 
 

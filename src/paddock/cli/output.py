@@ -190,6 +190,18 @@ def gigabytes(value: Any) -> str:
     return f"{round(amount * 1024)}M" if 0 < amount < 1 else f"{amount:g}G"
 
 
+def file_size(count: int) -> str:
+    """Bytes for people: 512 B, 20.0 MB, 1.5 GB."""
+    if count < 1000:
+        return f"{count} B"
+    amount = float(count)
+    for unit in ("KB", "MB"):
+        amount /= 1000
+        if amount < 1000:
+            return f"{amount:.1f} {unit}"
+    return f"{amount / 1000:.1f} GB"
+
+
 def duration(seconds: Any) -> str:
     """Seconds for people: 80 ms, 1.2 s, 14 s, 2 min 5 s."""
     amount = float(seconds or 0)
