@@ -143,12 +143,12 @@ def test_a_password(hcloud: Hcloud, web: str) -> None:
 
 def test_console_and_metrics(hcloud: Hcloud, web: str) -> None:
     console = hcloud.json("server", "request-console", web)
-    assert re.match(r"wss?://", console["wss_url"])
-    assert console["password"]
+    assert re.match(r"wss?://", console["WSSURL"])  # as this version writes it
+    assert console["Password"]
     start, end = (clock.now().replace(microsecond=0).isoformat().replace("+00:00", "Z") for _ in range(2))
     for kind in ("cpu", "disk", "network"):
         shown = hcloud.json("server", "metrics", web, "--type", kind, "--start", start, "--end", end)
-        assert isinstance(shown["time_series"], dict)
+        assert isinstance(shown["metrics"]["time_series"], dict), shown
 
 
 def test_another_type(hcloud: Hcloud, web: str) -> None:
@@ -252,8 +252,8 @@ def test_a_server_with_a_volume_from_the_start(hcloud: Hcloud) -> None:
     shown = hcloud.json("server", "describe", "db")
     assert shown["status"] == "off"
     assert shown["volumes"] == [hcloud.json("volume", "describe", "early")["id"]]
-    hcloud("server", "delete", "db")
-    assert hcloud.json("volume", "describe", "early")["server"] is None
+    hcloud("server", "delete", "db")  # which this version does not wait for
+    until(lambda: hcloud.json("volume", "describe", "early")["server"] is None, 20, "the volume to be free", every=0.2)
     hcloud("volume", "delete", "early")
 
 
@@ -263,7 +263,10 @@ def test_a_placement_group(hcloud: Hcloud, web: str) -> None:
     hcloud("server", "poweroff", web)
     hcloud("server", "add-to-placement-group", "--placement-group", "apart", web)
     assert hcloud.json("server", "describe", web)["placement_group"]["name"] == "apart"
-    assert len(hcloud.json("placement-group", "describe", "apart")["servers"]) == 1
+    assert len(hcloud.json("placement-group", "list")[0]["servers"]) == 1
+    shown = hcloud("placement-group", "describe", "apart")  # as JSON this version can't show any single one
+    assert re.search(r"Type:\s+spread", shown)
+    assert web in shown
     hcloud("server", "remove-from-placement-group", web)
     hcloud("server", "poweron", web)
     hcloud.place.ready(web)
