@@ -22,6 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 Json = dict[str, Any]
 TOKEN = "t" * 64
+BASE = "#cloud-config\nruncmd:\n  - [echo, hello]\n"
 STEPS = ("place", "image", "clone", "cloud_init", "start")
 
 
@@ -45,6 +46,7 @@ class Cloud:
         self.never_ready = False
         self.broken_answers = 0
         self.damaged = ""
+        self.base = BASE
         self.requests: list[tuple[str, str, Any]] = []
         self.uploads: dict[int, bytes] = {}
         self.born = datetime.now(UTC) - timedelta(hours=3, minutes=5)
@@ -310,6 +312,8 @@ class Routes:
 
     def _ours(self, request: Request, parts: list[str], body: Any) -> Response:
         kind, tail = parts[0], parts[-1]
+        if kind == "base":
+            return self._base(request.method, body)
         if kind in ("nodes", "statistics"):
             return JSONResponse({"nodes": NODES} if kind == "nodes" else STATISTICS)
         if kind == "images":
@@ -330,6 +334,14 @@ class Routes:
         if tail == "clone" and body["confirm"] != server["name"]:
             raise _invalid("confirm", "type the server's name")
         return JSONResponse({"action": _public(self.cloud.new_action("run_step", "server", server["id"], 0.05))}, 201)
+
+    def _base(self, method: str, body: Any) -> Response:
+        if method == "PUT" and not body["text"].startswith("#cloud-config\n"):
+            raise _invalid("text", "its first line must be #cloud-config")
+        if method != "GET":
+            self.cloud.base = body["text"] if method == "PUT" else BASE
+        base = {"text": self.cloud.base, "default": self.cloud.base == BASE, "changed": None}
+        return JSONResponse({"base": base})
 
     def _exec(self, body: Json) -> Response:
         if body["argv"] == ["false"]:

@@ -27,7 +27,7 @@ from tests.cloud.harness import Cloud
 from tests.rules import v1_routes
 
 PUBLIC = {"GET /x/v1/version", "WS /x/v1/console/{secret}"}  # a console's address is its own secret
-SHARED = v1_routes.SHARED | {"GET /x/v1/limits"}  # the same for every project
+SHARED = v1_routes.SHARED | {"GET /x/v1/limits", "GET /x/v1/base"}  # the same for every project
 PLAN = {"name": "plan-{new}", "cores": 1, "memory_mib": 64, "disk_gib": 1}
 OPERATORS: dict[str, tuple[str, Any]] = {  # what an operator asks for, and with which body: it must succeed
     "GET /admin/v1/nodes": ("", None),
@@ -52,6 +52,9 @@ OPERATORS: dict[str, tuple[str, Any]] = {  # what an operator asks for, and with
     "GET /admin/v1/projects/{id}/tokens": ("project", None),
     "POST /admin/v1/projects/{id}/tokens": ("spare_project", {"description": "of {new}"}),
     "DELETE /admin/v1/projects/{id}/tokens/{token_id}": ("project", None),
+    "GET /admin/v1/base": ("", None),
+    "PUT /admin/v1/base": ("", {"text": "#cloud-config\npackages: []\n"}),
+    "DELETE /admin/v1/base": ("", None),
 }
 LISTS = {**v1_routes.LISTS, "GET /x/v1/tokens": "token", "GET /x/v1/isos": "iso"}
 CREATES: dict[str, list[dict[str, Any]]] = {  # bodies that name things of others: answered like what never was

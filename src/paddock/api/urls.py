@@ -9,6 +9,7 @@ from ninja.parser import Parser
 from pydantic_core import from_json
 
 from paddock import __version__
+from paddock.api.admin import base as admin_base
 from paddock.api.admin import images as admin_images
 from paddock.api.admin import nodes as admin_nodes
 from paddock.api.admin import projects as admin_projects
@@ -18,6 +19,7 @@ from paddock.api.auth import Bearer, Operator
 from paddock.api.errors import install, invalid, no_route, reply
 from paddock.api.v1.common import Reply
 from paddock.api.v1.routes import ROUTERS
+from paddock.api.x import base as x_base
 from paddock.api.x import images as x_images
 from paddock.api.x import isos as x_isos
 from paddock.api.x import limits as x_limits
@@ -57,9 +59,9 @@ api = NinjaAPI(
 install(api)
 for router in ROUTERS:
     api.add_router("/v1", router, auth=Bearer())
-for part in (x_servers, x_server_sleep, x_images, x_tokens, x_limits, x_isos):
+for part in (x_servers, x_server_sleep, x_images, x_tokens, x_limits, x_isos, x_base):
     api.add_router("/x/v1", part.router, auth=Bearer())
-for part in (admin_nodes, admin_servers, admin_server_types, admin_images, admin_projects):
+for part in (admin_nodes, admin_servers, admin_server_types, admin_images, admin_projects, admin_base):
     api.add_router("/admin/v1", part.router, auth=Operator())
 
 

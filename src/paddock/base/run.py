@@ -123,6 +123,19 @@ def spawn(
     return process
 
 
+def attended(argv: Sequence[str | Path]) -> None:
+    """Run a program at our own terminal to its end, as an editor is. Raises Refused, CommandFailed."""
+    words = tuple(str(a) for a in argv)
+    try:
+        code = subprocess.run(words, check=False).returncode
+    except FileNotFoundError as e:
+        raise Refused(f"{words[0]} is not installed", hint="name another program") from e
+    except OSError as e:
+        raise _explained(words, e) from e
+    if code:
+        raise CommandFailed(f"{_shown(words)} ended with exit code {code}")
+
+
 def become(argv: Sequence[str | Path]) -> NoReturn:
     """Put a program in our own place, with our terminal; its exit code is then ours. Raises Refused when it can't."""
     words = tuple(str(a) for a in argv)

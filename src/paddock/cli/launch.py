@@ -39,6 +39,7 @@ class Order:
     automount: bool = False
     placement_group: int = 0
     start: bool = True
+    base: bool = True
 
     def body(self, name: str) -> Json:
         """The request that creates one of them."""
@@ -50,6 +51,8 @@ class Order:
         }  # fmt: skip
         if self.volumes:
             wanted |= {"volumes": list(self.volumes), "automount": self.automount}
+        if not self.base:
+            wanted["x_base_config"] = False
         return {k: v for k, v in wanted.items() if v != ""}
 
 
@@ -80,6 +83,7 @@ def launch(
     automount: Annotated[bool, typer.Option("--automount", help="Mount the volumes in it.")] = False,
     placement_group: Annotated[str, typer.Option(help="Not on a node with others of it.", show_default=False)] = "",
     from_file: Annotated[str, typer.Option("-f", "--from-file", help="Lines of image:count:group:role.")] = "",
+    no_base: Annotated[bool, typer.Option("--no-base", help="Without the cloud's base configuration.")] = False,
     no_start: Annotated[bool, typer.Option("--no-start", help="Create it, but leave it off.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when it is accepted.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait until ready.")] = READY,
@@ -106,7 +110,7 @@ def launch(
     common = Order(
         image={}, server_type={}, name=name, count=count or 1, several=count is not None,
         labels=tuple(_label(text) for text in label or ()), group=group, role=role, restart=restart,
-        location=location, start=not no_start, user_data=_user_data(user_data), automount=automount,
+        location=location, start=not no_start, base=not no_base, user_data=_user_data(user_data), automount=automount,
         volumes=tuple(int(lookup.find(api, "volumes", ref)["id"]) for ref in volume or ()),
         placement_group=int(lookup.find(api, "placement_groups", placement_group)["id"]) if placement_group else 0,
     )  # fmt: skip

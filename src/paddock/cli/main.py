@@ -19,6 +19,7 @@ from paddock.base.statedir import STATE_ENV
 from paddock.cli import (
     action,
     apply,
+    base,
     change,
     cloud,
     console,
@@ -144,7 +145,7 @@ for command in (ssh, console, execute):
 for name, noun in (
     ("server", server), ("image", image), ("iso", iso), ("volume", volume), ("type", server_type), ("ssh-key", ssh_key),
     ("action", action), ("placement-group", placement_group), ("node", node),
-    ("project", project), ("token", token),
+    ("project", project), ("token", token), ("base", base),
 ):  # fmt: skip
     app.add_typer(noun.app, name=name, rich_help_panel="Everything, by noun")
 for name, function in (

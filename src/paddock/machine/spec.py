@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 MAX_USER_DATA = 32 * 1024  # bytes: the limit that API clients know
+MAX_VENDOR_DATA = 32 * 1024  # bytes of the cloud's base configuration
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Hostname = Annotated[str, Field(pattern=r"^[a-zA-Z0-9]([a-zA-Z0-9.-]{0,251}[a-zA-Z0-9])?$")]

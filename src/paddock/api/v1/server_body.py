@@ -90,6 +90,7 @@ class CreateServer(Body):
     x_description: Description = ""
     x_kernel_args: KernelArgs = ""  # after the image's own
     x_autostart: Autostart = Autostart()
+    x_base_config: StrictBool = True  # the cloud's base configuration beneath its user data
 
     def check_supported(self) -> None:
         """Raises ApiError naming the field that asks for what does not exist here."""

@@ -98,6 +98,7 @@ class ServerReply(Reply):
     x_accelerator: str
     x_in_rescue: bool
     x_generation: int
+    x_base_config: bool
 
 
 class Shared:
@@ -159,6 +160,7 @@ def _shown(server: Server, shared: Shared) -> ServerReply:
         x_accelerator=server.accelerator,
         x_in_rescue=server.in_rescue,
         x_generation=server.generation,
+        x_base_config=server.base_config,
     )
 
 

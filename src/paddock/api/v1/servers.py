@@ -23,7 +23,14 @@ from paddock.cloud.models import server as model
 
 router = Router(tags=["servers"])
 SORTABLE = {"id": "id", "name": "name", "created": "created"}
-UNSHOWN = ("user_data", "public_keys", "password_hash", "rescue_keys", "rescue_password_hash")  # long, and never shown
+UNSHOWN = (
+    "user_data",
+    "vendor_data",
+    "public_keys",
+    "password_hash",
+    "rescue_keys",
+    "rescue_password_hash",
+)  # long, and never shown
 
 
 class OneServer(Reply):
@@ -102,6 +109,7 @@ def _new(request: HttpRequest, body: CreateServer) -> tuple[Server, str | None]:
         description=body.x_description,
         kernel_args=body.x_kernel_args,
         **body.x_autostart.columns,
+        base_config=body.x_base_config,
         password_hash=password_hash,
     )
     return server, password

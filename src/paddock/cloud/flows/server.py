@@ -17,6 +17,7 @@ from paddock.base.errors import (
     StaleEpoch,
     Unavailable,
 )
+from paddock.cloud import base_config
 from paddock.cloud.flows import actions, bring, claim, quota
 from paddock.cloud.flows import image as images
 from paddock.cloud.flows import volume as volume_flow
@@ -344,6 +345,7 @@ def create(server: Server, correlation_id: str = "", volumes: Sequence[Volume] =
     claim.refuse_hopeless(server, volumes)
     server.step, server.correlation_id = "place", correlation_id
     server.revision = 1 if volumes else 0
+    server.vendor_data = base_config.for_server(server)
     try:
         with transaction.atomic():
             quota.check(

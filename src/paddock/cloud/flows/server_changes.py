@@ -12,6 +12,7 @@ from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 
 from paddock.base.errors import Conflict, NotFound, PaddockError, Refused, StaleEpoch, Unavailable, Unsupported
+from paddock.cloud import base_config
 from paddock.cloud.flows import bring, claim
 from paddock.cloud.flows.engine import from_now, wake
 from paddock.cloud.flows.image import BUILD_SECONDS, ImageFlow
@@ -54,6 +55,7 @@ class ServerChanges(ServerSleep):
             status=Status.REBUILDING,
             image=image,
             image_sha256="",
+            vendor_data=base_config.for_server(server),
             generation=server.generation + 1,
             rescue_until=None,
             restarts=0,

@@ -1,6 +1,7 @@
 """What is true: one file per resource."""
 
 from paddock.cloud.models.action import Action
+from paddock.cloud.models.base_configuration import BaseConfiguration
 from paddock.cloud.models.console import ConsoleSession
 from paddock.cloud.models.event import Event
 from paddock.cloud.models.idempotency import IdempotencyKey
@@ -17,6 +18,7 @@ from paddock.cloud.models.worker import Worker
 
 __all__ = [
     "Action",
+    "BaseConfiguration",
     "ConsoleSession",
     "Event",
     "IdempotencyKey",

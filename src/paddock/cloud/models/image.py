@@ -26,6 +26,7 @@ class Image(Living):
     default_user = models.CharField(max_length=32, default="root")
     cloud_init = models.BooleanField(default=False)
     expected_sha256 = models.CharField(max_length=64, default="")  # of an upload, when the user gave it
+    firmware = models.CharField(max_length=4, default="", blank=True)  # bios or uefi; empty: as its disk is found to be
     labels = models.JSONField(default=dict)
     state = models.CharField(max_length=10, default="absent")  # absent, building, ready, failed
     percent = models.IntegerField(default=0)

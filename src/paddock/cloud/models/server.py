@@ -56,6 +56,8 @@ class Server(Living):
     generation = models.IntegerField(default=0)  # of its system disk: each rebuild is another one
     public_keys = models.JSONField(default=list)
     user_data = models.TextField(default="")
+    base_config = models.BooleanField(default=True)  # gets the cloud's base configuration, as it is at each new disk
+    vendor_data = models.TextField(default="")  # that configuration, as it got it
     password_hash = models.CharField(max_length=200, default="")
     rescue_until = models.DateTimeField(null=True)  # the next start before then is into the rescue system
     rescue_keys = models.JSONField(default=list)
@@ -67,7 +69,7 @@ class Server(Living):
     protect_delete = models.BooleanField(default=False)
     protect_rebuild = models.BooleanField(default=False)
     description = models.CharField(max_length=500, default="", blank=True)
-    firmware = models.CharField(max_length=4, default="bios")
+    firmware = models.CharField(max_length=4, default="", blank=True)  # bios or uefi; empty until its image says it
     kernel_args = models.CharField(max_length=1024, default="", blank=True)
     autostart = models.BooleanField(default=False)  # when its node starts
     autostart_order = models.IntegerField(default=0)  # lower ones first
@@ -148,11 +150,12 @@ class Server(Living):
                 ssh_keys=tuple(self.public_keys),
                 user_data=self.user_data,
                 password_hash=self.password_hash,
+                vendor_data=self.vendor_data,
             ),
             volumes=self.attached() if self.revision else (),
             iso=self.iso.sha256 if self.iso else None,
             rescue=self.rescue(),
-            firmware=self.firmware,
+            firmware=self.firmware or "bios",
             kernel_args=self.kernel_args,
             nested=self.server_type.nested,
             dedicated_cpus=self.server_type.dedicated_cpus,

@@ -3,13 +3,19 @@
 import io
 import json
 import re
+from typing import Any
 
 import pycdlib
+import yaml
 
 from paddock.machine.spec import Machine, Rescue, Seed
 
 LABEL = "cidata"  # NoCloud looks for a file system of this label
 RESCUE_NAME = "rescue"  # what a rescue system calls itself, so that nobody takes it for the server
+BASE_MARK = "# The cloud's base configuration."  # `tiny` reads up to here: what follows is for cloud-init alone
+# Lists of the user's data and of ours are joined, ours first. cloud-init takes `merge_how` off when it reads a part,
+# and goes by `merge_type` when it lays the user's data over it (22.4: cloudinit/mergers, util.mergemanydict).
+_JOINED = "dict(no_replace,recurse_list)+list(prepend)+str()"
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9.-]*")
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
@@ -60,6 +66,38 @@ def _meta_data(seed: Seed) -> str:
 
 def _vendor_data(seed: Seed) -> str:
     """Lies under the user's own data: whatever that says too, it wins. The SSH keys come by meta-data."""
+    own = _own_vendor_data(seed)
+    return _with_base(own, seed.vendor_data) if seed.vendor_data else own
+
+
+def _with_base(own_text: str, base_text: str) -> str:
+    """Ours and the cloud's base configuration as one document: cloud-init takes no two of them."""
+    own: dict[str, Any] = yaml.safe_load(own_text)
+    base: dict[str, Any] = yaml.safe_load(base_text) or {}
+    own_files, base_files = own.pop("write_files", []), base.pop("write_files", [])
+    written = {"write_files": [*own_files, *base_files]} if own_files or base_files else {}
+    rest = {"merge_how": _JOINED, "merge_type": _JOINED, **written, **base}
+    rest = {key: value for key, value in rest.items() if key not in own}
+    return f"#cloud-config\n{_yaml(own)}{BASE_MARK}\n{_yaml(rest)}"
+
+
+def _yaml(fields: dict[str, Any]) -> str:
+    text: str = yaml.dump(fields, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=200)
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as people write them."""
+
+
+def _shown(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _shown)
+
+
+def _own_vendor_data(seed: Seed) -> str:
     lines = ["#cloud-config", "disable_root: false", "manage_etc_hosts: localhost"]
     lines += [f"ssh_pwauth: {'true' if seed.password_hash else 'false'}"]
     if seed.password_hash:

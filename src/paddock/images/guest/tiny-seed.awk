@@ -1,7 +1,9 @@
 # Reads what cloud-init would from a NoCloud seed, as far as `tiny` goes: instance id, hostname, ssh keys and the hash
-# of root's password, from YAML or JSON alike. A user-data file counts here only if it is a #cloud-config.
+# of root's password, from YAML or JSON alike. A user-data file counts here only if it is a #cloud-config. The cloud's
+# base configuration, at the end of vendor-data, is for cloud-init alone: keys and passwords in it are not root's.
 function value(text) { sub(/^[^:]*:/, "", text); gsub(/["' \r]/, "", text); return text }
 FNR == 1 { skip = (FILENAME == "user-data" && $0 !~ /^#cloud-config/) }
+FILENAME == "vendor-data" && /^# The cloud's base configuration/ { skip = 1 }
 skip { next }
 FILENAME == "meta-data" {
     n = split($0, part, /[{},]/)
