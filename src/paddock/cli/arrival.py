@@ -207,7 +207,7 @@ def _await(api: Api, wish: Wish, thing: Json, action: Json) -> None:
         return
     if (job.thing or {}).get("x_state") == "failed":
         _remove(api, wish, thing)
-    say(job.problem if job.problem.startswith(job.label) else f"{job.label}: {job.problem}", job.hint)
+    say(job.complaint, job.hint)
     raise typer.Exit(1)
 
 

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from paddock.base.errors import Conflict, Invalid
-from paddock.cli import ask, keys, lookup, server_set
+from paddock.base.errors import Conflict, Invalid, NameTaken
+from paddock.cli import ask, keys, lookup, names, server_set
 from paddock.cli.client import Api, Json
 from paddock.cli.output import Format, Output, show_json, stdout
 from paddock.cli.server import PANEL, Server, app
 from paddock.cli.session import api_of
-from paddock.cli.wait import NoWait, changed_labels, labels_of, until_done
+from paddock.cli.wait import Changes, NewName, NoWait, changed_labels, labels_of, until_done
 
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Don't ask.")]
 
@@ -185,6 +185,7 @@ def detach_iso(ctx: typer.Context, server: Server, output: Output = Format.TABLE
 def snapshot(
     ctx: typer.Context,
     server: Server,
+    name: Annotated[str, typer.Option("-n", "--name", help="Else it has an id only.", show_default=False)] = "",
     description: Annotated[str, typer.Option("-d", "--description", help="What it is.", show_default=False)] = "",
     label: Annotated[list[str] | None, typer.Option("--label", help="key=value", show_default=False)] = None,
     no_wait: NoWait = False,
@@ -193,16 +194,30 @@ def snapshot(
     """Make an image of a server's system disk as it is now. It may run meanwhile; volumes are not part of it.
 
     Examples:
-      paddock snapshot web -d "before the upgrade"
-      paddock launch ID-OF-THE-SNAPSHOT
+      paddock snapshot web --name before-upgrade
+      paddock launch before-upgrade
     """
     api = api_of(ctx)
     thing = lookup.server(api, server)
+    if name:
+        _check_free(api, name)
     body: Json = {"type": "snapshot", "description": description or f"snapshot of {thing['name']}"}
     body["labels"] = labels_of(label)
     answer = _act(api, thing, "create_image", body)
-    done = f"has snapshot {answer['image']['id']}"
+    made = answer["image"]
+    if name:
+        made = api.put(f"/v1/images/{made['id']}", {"x_name": name})["image"]
+    called = made["name"] or made["id"]
+    done = f"has snapshot {called}; use it: paddock launch {called}"
     until_done(api, str(thing["name"]), answer["action"], done, wait=not no_wait, output=output)
+
+
+def _check_free(api: Api, name: str) -> None:
+    """Before the snapshot is taken, since it gets its name after that."""
+    if not names.IMAGE.fullmatch(name):
+        raise Invalid(f"{name!r} is no name of an image", hint="it has a-z, 0-9, - and . only", field="name")
+    if api.list("/v1/images", {"name": name}) or api.list("/v1/isos", {"name": name}):
+        raise NameTaken(f"there is already an image or ISO {name}", hint="choose another --name")
 
 
 @app.command("protect")
@@ -225,7 +240,9 @@ def protect(
 
 @app.command("rename")
 def rename(
-    ctx: typer.Context, server: Server, name: Annotated[str, typer.Argument(help="New name.", show_default=False)]
+    ctx: typer.Context,
+    server: Server,
+    name: NewName,
 ) -> None:
     """Give a server another name. The guest keeps the host name that it has.
 
@@ -242,7 +259,7 @@ def rename(
 def label(
     ctx: typer.Context,
     server: Server,
-    labels: Annotated[list[str], typer.Argument(help="key=value to set, key- to remove.", show_default=False)],
+    labels: Changes,
 ) -> None:
     """Set or remove labels.
 

@@ -197,13 +197,15 @@ def _ours(error: Json) -> PaddockError:
 
 def _with_fields(message: str, fields: list[Json]) -> str:
     """The message, followed by what each field complains of that it does not say itself."""
+    if len(fields) > 1 and message.startswith("invalid input"):
+        message = "invalid input"
     more = []
     for field in fields:
         said = [str(m) for m in field.get("messages") or [] if str(m) not in message]
         name = str(field.get("name", ""))
         if said:
             more.append(f"{name}: {', '.join(said)}" if name else ", ".join(said))
-        elif name and name not in message:
+        elif name and name not in message and name.replace("_", " ") not in message:
             more.append(name)
     return f"{message} ({'; '.join(more)})" if more else message
 

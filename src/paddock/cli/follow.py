@@ -46,6 +46,11 @@ class Job:
         return (self.ended or clock.monotonic()) - self.started
 
     @property
+    def complaint(self) -> str:
+        """The problem, with the label before it unless it is named already."""
+        return self.problem if self.label in self.problem else f"{self.label}: {self.problem}"
+
+    @property
     def steps(self) -> list[Json]:
         """The action's steps so far."""
         return list(self.action.get("x_steps") or [])

@@ -20,7 +20,7 @@ from paddock.cli.output import (
     stdout,
 )
 from paddock.cli.session import api_of
-from paddock.cli.wait import NoWait, changed_labels
+from paddock.cli.wait import Changes, NewName, NoWait, changed_labels, delete_each
 
 BUILD = 3600.0  # seconds
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="Name or id.", show_default=False)]
@@ -163,7 +163,7 @@ def import_image(
 def rename(
     ctx: typer.Context,
     image: Image,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="New name.", show_default=False)],
+    name: NewName,
 ) -> None:
     """Give an image of yours another name, or a snapshot its first.
 
@@ -197,9 +197,7 @@ def set_image(
 def label(
     ctx: typer.Context,
     image: Image,
-    labels: Annotated[
-        list[str], typer.Argument(metavar="LABEL...", help="key=value to set, key- to remove.", show_default=False)
-    ],
+    labels: Changes,
 ) -> None:
     """Set or remove labels.
 
@@ -241,6 +239,5 @@ def delete(
       paddock image delete my-debian
     """
     api = api_of(ctx)
-    for image in [lookup.find(api, "images", ref) for ref in images]:
-        api.delete(f"/v1/images/{image['id']}")
-        stdout().print(f"image {label_of(image)} is deleted")
+    found = [lookup.find(api, "images", ref) for ref in images]
+    delete_each(api, [(f"image {label_of(i)}", f"/v1/images/{i['id']}") for i in found])

@@ -6,9 +6,9 @@ import typer
 
 from paddock.cli import arrival, lookup
 from paddock.cli.client import Json
-from paddock.cli.output import Column, Format, Output, Quiet, age, show_one, show_rows, stdout
+from paddock.cli.output import Column, Format, Output, Quiet, age, show_one, show_rows
 from paddock.cli.session import api_of
-from paddock.cli.wait import NoWait
+from paddock.cli.wait import NoWait, delete_each
 
 Iso = Annotated[str, typer.Argument(metavar="ISO", help="Name or id.", show_default=False)]
 
@@ -94,6 +94,5 @@ def delete(
       paddock iso delete installer
     """
     api = api_of(ctx)
-    for iso in [lookup.find(api, "isos", ref) for ref in isos]:
-        api.delete(f"/x/v1/isos/{iso['id']}")
-        stdout().print(f"ISO {iso['name']} is deleted")
+    found = [lookup.find(api, "isos", ref) for ref in isos]
+    delete_each(api, [(f"ISO {i['name']}", f"/x/v1/isos/{i['id']}") for i in found])

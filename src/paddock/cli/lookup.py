@@ -9,6 +9,12 @@ from difflib import get_close_matches
 from paddock.base.errors import Invalid, NotFound
 from paddock.cli.client import Api, Json
 
+FIRST = {
+    "servers": ": `paddock launch IMAGE` makes one", "volumes": ": `paddock volume create` makes one",
+    "placement_groups": ": `paddock placement-group create` makes one", "isos": ": `paddock iso import` brings one",
+    "ssh_keys": ": `paddock ssh-key add` brings one",
+}  # fmt: skip
+
 
 def find(api: Api, collection: str, ref: str) -> Json:
     """One thing of `/v1/<collection>` by id or name. Raises NotFound with the names that come near."""
@@ -51,7 +57,7 @@ def servers(api: Api, refs: Sequence[str], *, all: bool = False, group: str = ""
 
 
 def _nearly(api: Api, collection: str, ref: str) -> Json:
-    kind = collection.rstrip("s").replace("_", " ").replace("ssh", "SSH")
+    kind = collection.rstrip("s").replace("_", " ").replace("ssh", "SSH").replace("iso", "ISO")
     names = [str(thing["name"]) for thing in api.list(f"/v1/{collection}") if thing.get("name")]
     near = get_close_matches(ref, names, n=3, cutoff=0.5)
     if near:
@@ -59,5 +65,5 @@ def _nearly(api: Api, collection: str, ref: str) -> Json:
     elif names:
         hint = f"there are: {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
     else:
-        hint = f"there is no {kind} at all yet"
+        hint = f"there is no {kind} at all yet{FIRST.get(collection, '')}"
     raise NotFound(f"there is no {kind} {ref!r}", hint=hint)

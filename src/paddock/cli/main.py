@@ -189,7 +189,8 @@ def _usage(error: typer.TyperException) -> int:
         return 2
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "paddock"
-    say(error.format_message().removeprefix("Invalid value: ").rstrip("."), f"{path} --help")
+    said = error.format_message().removeprefix("Invalid value: ").replace("Value error, ", "").rstrip(".")
+    say(said, f"{path} --help")
     return error.exit_code
 
 

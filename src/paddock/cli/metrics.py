@@ -11,12 +11,12 @@ from paddock.base import clock
 from paddock.base.errors import Invalid
 from paddock.cli import lookup
 from paddock.cli.client import Json
-from paddock.cli.output import Column, Format, Output, show_json, show_rows
+from paddock.cli.output import Column, Format, Output, show_json, show_rows, stderr
 from paddock.cli.server import Server
 from paddock.cli.session import api_of
 
 EIGHTHS = "▁▂▃▄▅▆▇█"
-WIDTH = 24  # characters of a course
+WIDTH = 18  # characters of a course: a table has 80 columns then
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 COLUMNS = (
@@ -46,9 +46,12 @@ def metrics(
     end = clock.now()
     start = end - timedelta(seconds=_seconds(last))
     asked = {"type": "cpu,disk,network", "start": start.isoformat(), "end": end.isoformat()}
-    found = api.get(f"/v1/servers/{lookup.server(api, server)['id']}/metrics", asked)["metrics"]
+    thing = lookup.server(api, server)
+    found = api.get(f"/v1/servers/{thing['id']}/metrics", asked)["metrics"]
     if output is Format.JSON:
         show_json(found)
+    elif not any(series["values"] for series in found["time_series"].values()):
+        stderr().print(f"nothing was measured of {thing['name']} in the last {last}: it is measured while it runs")
     else:
         show_rows([_row(n, s["values"]) for n, s in sorted(found["time_series"].items())], COLUMNS, output)
 

@@ -18,6 +18,8 @@ ANIMALS = (
 )  # fmt: skip
 VALID = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
+IMAGE = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+
 
 def fresh(image: str, taken: Collection[str]) -> str:
     """A name that is not taken, such as debian-12-brave-otter."""

@@ -5,9 +5,11 @@ from typing import Annotated
 import typer
 
 from paddock.cli import lookup
-from paddock.cli.output import Column, Format, Output, Quiet, age, show_json, show_rows, stdout
+from paddock.cli.output import Column, Format, Output, Quiet, age, show_json, show_one, show_rows, stdout
 from paddock.cli.session import api_of
-from paddock.cli.wait import labels_of
+from paddock.cli.wait import Changes, NewName, changed_labels, delete_each, labels_of
+
+Group = Annotated[str, typer.Argument(metavar="GROUP", help="Name or id.", show_default=False)]
 
 app = typer.Typer(no_args_is_help=True, help="Placement groups: servers that don't share a node.")
 
@@ -31,10 +33,26 @@ def list_groups(ctx: typer.Context, output: Output = Format.TABLE, quiet: Quiet 
     show_rows(api_of(ctx).list("/v1/placement_groups", {"sort": "id:asc"}), COLUMNS, output, quiet=quiet)
 
 
+@app.command("show")
+def show_group(ctx: typer.Context, group: Group, output: Output = Format.TABLE) -> None:
+    """Show one group, and the servers in it.
+
+    Examples:
+      paddock placement-group show databases
+    """
+    api = api_of(ctx)
+    g = lookup.find(api, "placement_groups", group)
+    servers = [s["name"] for s in api.list("/v1/servers") if s["id"] in g["servers"]] if g["servers"] else []
+    show_one([
+        ("Name", g["name"]), ("ID", g["id"]), ("Type", g["type"]), ("Servers", servers), ("Labels", g["labels"]),
+        ("Created", g["created"]),
+    ], g, output)  # fmt: skip
+
+
 @app.command("create")
 def create(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="What it will be called.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it will be called.", show_default=False)],
     label: Annotated[list[str] | None, typer.Option("--label", help="key=value", show_default=False)] = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -52,6 +70,40 @@ def create(
         stdout().print(f"placement group {group['name']} is made")
 
 
+@app.command("rename")
+def rename(
+    ctx: typer.Context,
+    group: Group,
+    name: NewName,
+) -> None:
+    """Give a group another name.
+
+    Examples:
+      paddock placement-group rename databases db
+    """
+    api = api_of(ctx)
+    thing = lookup.find(api, "placement_groups", group)
+    api.put(f"/v1/placement_groups/{thing['id']}", {"name": name})
+    stdout().print(f"placement group {thing['name']} is now {name}")
+
+
+@app.command("label")
+def label_group(
+    ctx: typer.Context,
+    group: Group,
+    labels: Changes,
+) -> None:
+    """Set or remove labels.
+
+    Examples:
+      paddock placement-group label databases env=prod old-
+    """
+    api = api_of(ctx)
+    thing = lookup.find(api, "placement_groups", group)
+    api.put(f"/v1/placement_groups/{thing['id']}", {"labels": changed_labels(thing["labels"], labels)})
+    stdout().print(f"placement group {thing['name']} is labelled")
+
+
 @app.command("delete")
 def delete(
     ctx: typer.Context,
@@ -63,6 +115,5 @@ def delete(
       paddock placement-group delete databases
     """
     api = api_of(ctx)
-    for group in [lookup.find(api, "placement_groups", ref) for ref in groups]:
-        api.delete(f"/v1/placement_groups/{group['id']}")
-        stdout().print(f"placement group {group['name']} is deleted")
+    found = [lookup.find(api, "placement_groups", ref) for ref in groups]
+    delete_each(api, [(f"placement group {g['name']}", f"/v1/placement_groups/{g['id']}") for g in found])

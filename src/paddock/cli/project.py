@@ -64,7 +64,7 @@ def list_projects(ctx: typer.Context, output: Output = Format.TABLE, quiet: Quie
 @app.command("create")
 def create(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="What it will be called.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it will be called.", show_default=False)],
     servers: Servers = None,
     cores: Cores = None,
     memory_mib: Memory = None,

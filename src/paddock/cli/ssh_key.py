@@ -9,6 +9,7 @@ import typer
 from paddock.cli import keys, lookup
 from paddock.cli.output import Column, Format, Output, Quiet, age, show_rows, stdout
 from paddock.cli.session import api_of
+from paddock.cli.wait import delete_each
 
 app = typer.Typer(no_args_is_help=True, help="SSH keys that new servers are given.")
 
@@ -33,7 +34,7 @@ def list_keys(ctx: typer.Context, output: Output = Format.TABLE, quiet: Quiet = 
 @app.command("add")
 def add(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="What it will be called.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it will be called.", show_default=False)],
     file: Annotated[str, typer.Argument(help="Public key file, - for stdin.", show_default=False)],
 ) -> None:
     """Add a public key.
@@ -58,6 +59,5 @@ def delete(
       paddock ssh-key delete anna
     """
     api = api_of(ctx)
-    for key in [lookup.find(api, "ssh_keys", ref) for ref in names]:
-        api.delete(f"/v1/ssh_keys/{key['id']}")
-        stdout().print(f"SSH key {key['name']} is deleted")
+    found = [lookup.find(api, "ssh_keys", ref) for ref in names]
+    delete_each(api, [(f"SSH key {k['name']}", f"/v1/ssh_keys/{k['id']}") for k in found])

@@ -1,18 +1,21 @@
 """`paddock volume`: disks with a life of their own, which servers borrow."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Literal
 
 import typer
 
-from paddock.base.errors import Conflict, Invalid
+from paddock.base.errors import Conflict
 from paddock.cli import ask, lookup
-from paddock.cli.client import Json
+from paddock.cli.client import Api, Json
 from paddock.cli.output import Column, Format, Output, Quiet, age, show_json, show_one, show_rows, stdout
 from paddock.cli.session import api_of
-from paddock.cli.wait import NoWait, changed_labels, labels_of, until_done
+from paddock.cli.wait import Changes, NewName, NoWait, changed_labels, delete_each, labels_of, until_done
 
 Volume = Annotated[str, typer.Argument(metavar="VOLUME", help="Name or id.", show_default=False)]
-Gigabytes = Annotated[int, typer.Option("-s", "--size", min=1, help="GB.", show_default=False)]
+Gigabytes = Annotated[
+    str, typer.Option("-s", "--size", metavar="SIZE", help="GB, from 10 on: 10, 50G, 1T.", show_default=False)
+]
 
 app = typer.Typer(no_args_is_help=True, help="Volumes: disks that outlive servers.")
 
@@ -20,12 +23,12 @@ COLUMNS = (
     Column("NAME", lambda v: v["name"], least=12),
     Column("ID", lambda v: v["id"], right=True),
     Column("SIZE", lambda v: f"{v['size']} GB", right=True),
-    Column("FORMAT", lambda v: v.get("format"), drop=2),
+    Column("FORMAT", lambda v: v.get("format"), drop=4),
     Column("STATUS", lambda v: v["status"]),
-    Column("SERVER", lambda v: v.get("x_server") or v.get("server"), least=8),
-    Column("NODE", lambda v: v.get("x_node"), drop=1),
-    Column("DEVICE", lambda v: v["linux_device"], drop=3),
-    Column("AGE", lambda v: age(v["created"]), drop=1, right=True),
+    Column("SERVER", lambda v: v["server"], least=8),
+    Column("NODE", lambda v: v.get("x_node"), drop=2),
+    Column("DEVICE", lambda v: v["linux_device"], drop=1),
+    Column("AGE", lambda v: age(v["created"]), drop=3, right=True),
 )
 
 
@@ -42,8 +45,27 @@ def list_volumes(
       paddock volume list
       paddock volume list -l env=prod -o json
     """
+    api = api_of(ctx)
     asked = {"label_selector": selector, "sort": "id:asc"}
-    show_rows(api_of(ctx).list("/v1/volumes", {k: v for k, v in asked.items() if v}), COLUMNS, output, quiet=quiet)
+    found = api.list("/v1/volumes", {k: v for k, v in asked.items() if v})
+    if output is Format.TABLE and not quiet:
+        found = _with_servers(api, found)
+    show_rows(found, COLUMNS, output, quiet=quiet)
+
+
+def _with_servers(api: Api, volumes: list[Json]) -> list[Json]:
+    """Servers by their names: the API has ids here."""
+    used = any(v["server"] for v in volumes)
+    names = {s["id"]: s["name"] for s in api.list("/v1/servers")} if used else {}
+    return [{**v, "server": names.get(v["server"], v["server"])} for v in volumes]
+
+
+def _gigabytes(text: str) -> int:
+    """10, 10G, 10GB or 1T as GB. Raises typer.BadParameter."""
+    found = re.fullmatch(r"([1-9][0-9]{0,6})(g|gb|gib|t|tb|tib)?", text.strip().lower())
+    if found is None:
+        raise typer.BadParameter(f"--size {text!r} is no size in GB: say 10, 50G or 1T")
+    return int(found[1]) * (1024 if (found[2] or "g").startswith("t") else 1)
 
 
 @app.command("show")
@@ -53,10 +75,12 @@ def show_volume(ctx: typer.Context, volume: Volume, output: Output = Format.TABL
     Examples:
       paddock volume show data
     """
-    v = lookup.find(api_of(ctx), "volumes", volume)
+    api = api_of(ctx)
+    v = lookup.find(api, "volumes", volume)
+    server = _with_servers(api, [v])[0]["server"] if output is Format.TABLE else None
     show_one([
         ("Name", v["name"]), ("ID", v["id"]), ("Size", f"{v['size']} GB"), ("Format", v.get("format")),
-        ("Status", v["status"]), ("Server", v.get("x_server") or v.get("server")), ("Node", v.get("x_node")),
+        ("Status", v["status"]), ("Server", server), ("Node", v.get("x_node")),
         ("Device in the guest", v["linux_device"]), ("Protected", v["protection"]["delete"]),
         ("Problem", v.get("x_problem")), ("Labels", v.get("labels")), ("Created", v["created"]),
     ], v, output)  # fmt: skip
@@ -65,10 +89,12 @@ def show_volume(ctx: typer.Context, volume: Volume, output: Output = Format.TABL
 @app.command("create")
 def create(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="What it will be called.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it will be called.", show_default=False)],
     size: Gigabytes,
     server: Annotated[str, typer.Option(help="Attach it to this server.", show_default=False)] = "",
-    format: Annotated[str, typer.Option("-f", "--format", help="ext4 or xfs.", show_default=False)] = "",
+    format: Annotated[
+        Literal["ext4", "xfs"] | None, typer.Option("-f", "--format", help="Else it is empty.", show_default=False)
+    ] = None,
     automount: Annotated[bool, typer.Option("--automount", help="Mount it in the server.")] = False,
     label: Annotated[list[str] | None, typer.Option("--label", help="key=value", show_default=False)] = None,
     no_wait: NoWait = False,
@@ -83,9 +109,9 @@ def create(
       paddock volume create data --size 10 --format ext4 --server web --automount
     """
     if automount and not server:
-        raise Invalid("--automount needs --server", field="automount")
-    api = api_of(ctx)
-    body: Json = {"name": name, "size": size, "labels": labels_of(label)}
+        raise typer.BadParameter("--automount goes with --server")
+    gigabytes, api = _gigabytes(size), api_of(ctx)
+    body: Json = {"name": name, "size": gigabytes, "labels": labels_of(label)}
     if server:
         body |= {"server": lookup.server(api, server)["id"], "automount": automount}
     else:
@@ -139,22 +165,24 @@ def detach(ctx: typer.Context, volume: Volume, no_wait: NoWait = False, output: 
 def resize(
     ctx: typer.Context, volume: Volume, size: Gigabytes, no_wait: NoWait = False, output: Output = Format.TABLE
 ) -> None:
-    """Make a volume larger, also while a server uses it. The file system in it is grown in the guest (resize2fs).
+    """Make a volume larger, also while a server uses it.
+
+    The file system in it is then grown in the guest: resize2fs for ext4, xfs_growfs for xfs.
 
     Examples:
       paddock volume resize data --size 20
     """
-    api = api_of(ctx)
+    gigabytes, api = _gigabytes(size), api_of(ctx)
     thing = lookup.find(api, "volumes", volume)
-    action = api.post(f"/v1/volumes/{thing['id']}/actions/resize", {"size": size})["action"]
-    until_done(api, f"volume {thing['name']}", action, f"has {size} GB", wait=not no_wait, output=output)
+    action = api.post(f"/v1/volumes/{thing['id']}/actions/resize", {"size": gigabytes})["action"]
+    until_done(api, f"volume {thing['name']}", action, f"has {gigabytes} GB", wait=not no_wait, output=output)
 
 
 @app.command("label")
 def label(
     ctx: typer.Context,
     volume: Volume,
-    labels: Annotated[list[str], typer.Argument(help="key=value to set, key- to remove.", show_default=False)],
+    labels: Changes,
 ) -> None:
     """Set or remove labels.
 
@@ -169,7 +197,9 @@ def label(
 
 @app.command("rename")
 def rename(
-    ctx: typer.Context, volume: Volume, name: Annotated[str, typer.Argument(help="New name.", show_default=False)]
+    ctx: typer.Context,
+    volume: Volume,
+    name: NewName,
 ) -> None:
     """Give a volume another name.
 
@@ -219,6 +249,4 @@ def delete(
             raise Conflict(f"this would delete all data of volume {names}", hint="if you mean it: --yes")
         if not typer.confirm(f"Delete {names} and all data there?", err=True):
             raise typer.Exit(1)
-    for volume in found:
-        api.delete(f"/v1/volumes/{volume['id']}")
-        stdout().print(f"volume {volume['name']} is deleted")
+    delete_each(api, [(f"volume {v['name']}", f"/v1/volumes/{v['id']}") for v in found])

@@ -1,17 +1,22 @@
 """Waiting for one action of one thing, and saying how it ended: what all commands share that ask for a change."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from paddock.base.errors import Invalid
+from paddock.base.errors import Invalid, PaddockError, Unavailable
 from paddock.cli import follow, progress
 from paddock.cli.client import Api, Json
-from paddock.cli.fail import say
+from paddock.cli.fail import report, say
 from paddock.cli.output import Format, show_json, stdout
 
 PATIENT = 600.0  # seconds; the control plane gives up earlier, and says why
 
+NewName = Annotated[str, typer.Argument(metavar="NAME", help="New name.", show_default=False)]
+Changes = Annotated[
+    list[str], typer.Argument(metavar="LABEL...", help="key=value to set, key- to remove.", show_default=False)
+]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return when it is accepted.")]
 
 
@@ -31,10 +36,28 @@ def until_done(
         say(f"stopped waiting; it goes on: {label}", f"`paddock action show {action['id']}` shows how far it is")
         raise typer.Exit(130) from None
     if job.problem:
-        say(f"{label}: {job.problem}", job.hint or f"`paddock action show {action['id']}` shows what happened")
+        say(job.complaint, job.hint or f"`paddock action show {action['id']}` shows what happened")
         raise typer.Exit(1)
     if not quiet:
         _tell(job.action, f"{label} {done}", output)
+
+
+def delete_each(api: Api, things: Sequence[tuple[str, str]]) -> None:
+    """Delete these, each said by its label and its path. One that can't be deleted stops no other; then Exit(1)."""
+    failed = False
+    for label, path in things:
+        try:
+            api.delete(path)
+        except Unavailable:
+            raise
+        except PaddockError as error:
+            said = error.message if label in error.message else f"{label}: {error.message}"
+            report(type(error)(said, hint=error.hint))
+            failed = True
+        else:
+            stdout().print(f"{label} is deleted")
+    if failed:
+        raise typer.Exit(1)
 
 
 def _tell(action: Json, text: str, output: Format) -> None:
@@ -54,10 +77,12 @@ def changed_labels(labels: dict[str, str], words: list[str]) -> dict[str, str]:
         elif word.endswith("-"):
             wanted.pop(word.removesuffix("-"), None)
         else:
-            raise Invalid(f"{word!r} is neither key=value nor key-", field="labels")
+            raise Invalid(f"{word!r} is neither key=value (to set) nor key- (to remove)", field="labels")
     return wanted
 
 
 def labels_of(words: list[str] | None) -> dict[str, str]:
     """The labels of `--label key=value`, each given once. Raises Invalid."""
+    if wrong := [word for word in words or () if "=" not in word]:
+        raise Invalid(f"--label {wrong[0]!r} is not key=value", field="labels")
     return changed_labels({}, words or [])
