@@ -193,7 +193,7 @@ def test_what_is_no_plan(body: Any, field: str, boss: Caller) -> None:
 def test_images_of_all_projects(boss: Caller) -> None:
     project = Project.objects.create(name="acme")
     image = Image.objects.create(project=project, name="acme-image", type="snapshot", step="rest", next_at=None)
-    listed = {i["id"]: i for i in boss.ok("GET", "/admin/v1/images")["images"]}
+    listed = {i["id"]: i for i in boss.ok("GET", "/admin/v1/images?per_page=50")["images"]}
     assert listed[image.pk]["project"] == {"id": project.pk, "name": "acme"}
     path = f"/admin/v1/images/{image.pk}"
     boss.refused("POST", f"{path}/publish", {}, 409, "conflict")

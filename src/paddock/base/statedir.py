@@ -27,6 +27,16 @@ class StateDir:
         return self.root / "paddock.toml"
 
     @property
+    def catalogue(self) -> Path:
+        """Images of the operator's own for the catalogue, if there are any."""
+        return self.root / "catalogue.toml"
+
+    @property
+    def keys(self) -> Path:
+        """<publisher>.gpg: with which signatures of images are checked."""
+        return self.root / "keys"
+
+    @property
     def lock(self) -> Path:
         """Flock: one supervisor per state directory."""
         return self.root / "lock"

@@ -23,7 +23,6 @@ from paddock.base.errors import Refused
 from paddock.base.files import write_private
 from paddock.base.settings import NodeSettings
 from paddock.cloud.models import Image, Node, Project, Server, ServerType, Token, Volume
-from paddock.images.catalogue import CATALOGUE
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +75,9 @@ def _server_types() -> None:
 
 
 def _images() -> None:
-    for entry in (e for e in CATALOGUE.offered if e.built):
+    """The rows of the catalogue's images. What is said of one may change; what was published under its name stays."""
+    offered = settings.CATALOGUE.offered
+    for entry in offered:
         about = {
             "description": entry.title,
             "os_flavor": entry.system,
@@ -84,8 +85,15 @@ def _images() -> None:
             "default_user": entry.user,
             "cloud_init": entry.cloud_init,
             "type": entry.type,
+            "url": entry.url,
+            "catalogue": True,
         }
-        Image.objects.get_or_create(project=None, name=entry.name, defaults={**about, "step": "rest", "next_at": None})
+        defaults = {**about, "step": "rest", "next_at": None}
+        row, new = Image.objects.get_or_create(project=None, name=entry.name, defaults=defaults)
+        if not new and (row.catalogue or entry.built):
+            Image.objects.filter(pk=row.pk).update(**about)
+    over = Image.objects.filter(project=None, catalogue=True, state="absent", server=None)
+    over.exclude(name__in=[entry.name for entry in offered]).delete()
 
 
 def _node(said: NodeSettings) -> None:

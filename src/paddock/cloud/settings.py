@@ -14,9 +14,11 @@ from typing import Any
 from psycopg.conninfo import conninfo_to_dict
 
 from paddock.base.settings import DATABASE_ENV, StateDir, default_state_dir, load
+from paddock.images import catalogue
 
 STATE = StateDir(default_state_dir())
 PADDOCK = load(STATE.config)
+CATALOGUE = catalogue.load(STATE.catalogue)
 PLACEMENT = PADDOCK.placement.strategy
 ROLE = os.environ.get("PADDOCK_ROLE", "prepare")
 TAG = secrets.token_hex(4)  # of this process, in the application name of its connections

@@ -13,7 +13,6 @@ from paddock.api.v1.common import Body, Reply, Time
 from paddock.base.errors import Conflict
 from paddock.cloud.flows import image as flow
 from paddock.cloud.models import Image
-from paddock.images.catalogue import CATALOGUE
 
 router = Router(tags=["admin: images"])
 SORTABLE = {"id": "id", "name": "name", "created": "created"}
@@ -123,7 +122,7 @@ def publish_image(request: HttpRequest, id: int, body: Publish) -> OneAdminImage
 def delete_image(request: HttpRequest, id: int) -> HttpResponse:
     """Delete an image of any project, or one that was published. What the catalogue builds stays."""
     image: Image = get(rows(), "image", id)
-    if image.project is None and CATALOGUE.find(image.name):
+    if image.catalogue:
         raise ApiError(423, "protected", f"image {image.name} belongs to the catalogue and can't be deleted")
     flow.delete(image, correlation(request))
     return HttpResponse(status=204)

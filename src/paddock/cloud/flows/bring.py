@@ -9,12 +9,13 @@ from paddock.cloud.flows.engine import wake
 from paddock.cloud.flows.steps import Again
 from paddock.cloud.models import Image, ImageCopy, Node, Server
 from paddock.cloud.nodes import hypervisor
+from paddock.images.store import ImageStore
 
 MIB = 2**20
 
 
 def built(image: Image) -> Again | None:
-    """None once the image has a content; an image of the catalogue is built for that. Raises Refused."""
+    """None once the image has a content; an image of the catalogue is built or fetched for that. Raises Refused."""
     if image.state == "ready":
         return None
     if image.state == "failed":
@@ -43,7 +44,9 @@ def surely(node: Node, image: Image) -> Again | None:
 
 
 def _copied(node: Node, image: Image, sha256: str) -> Again | None:
-    progress = hypervisor(node).disks.ensure_image(image.made_of, str(settings.STATE.images / sha256))
+    store = ImageStore(settings.STATE.images)
+    manifest = image.made_of if image.sha256 == sha256 else store.get(sha256)  # it may have got a newer content
+    progress = hypervisor(node).disks.ensure_image(manifest, str(store.path(sha256)))
     if progress.error:
         raise Refused(f"image {image.name} could not be brought to node {node.name}: {progress.error}")
     if progress.done:

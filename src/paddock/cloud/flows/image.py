@@ -13,7 +13,7 @@ from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from paddock.base.errors import Conflict, InUse, NotFound, PaddockError, Protected, Refused
-from paddock.cloud.flows import actions
+from paddock.cloud.flows import actions, origin, prune
 from paddock.cloud.flows.engine import Flow, from_now, register, wake
 from paddock.cloud.flows.steps import Again, Done, Gone, Next, Then, step
 from paddock.cloud.models import Action, Image, ImageCopy, Server
@@ -24,25 +24,25 @@ from paddock.images.store import ImageStore
 from paddock.machine.spec import GIB
 
 BUILD_SECONDS = 3600.0
-FETCH_SECONDS = 24 * 3600.0
 FOREVER = 10 * 365 * 86400.0  # a removal is tried until it is done: nobody sees the image any more
 AGAIN_SECONDS = 30.0  # between two tries of it
 DEATH = ("stop", "destroy", "forget")
 
 
 def want(image: Image) -> None:
-    """Have a catalogue image built unless it is ready or on its way. One that failed is tried again."""
+    """Have a catalogue image built or fetched unless it is ready or on its way. One that failed is tried again."""
     if image.state == "ready" or image.project_id is not None:
         return
+    first, seconds = origin.first_step(image)
     with transaction.atomic():
         begun = Image.objects.filter(pk=image.pk, state__in=("absent", "failed")).update(
             state="building",
             percent=0,
             doing="waiting for a worker",
             problem="",
-            step="build",
+            step=first,
             step_since=Now(),
-            deadline=from_now(BUILD_SECONDS),
+            deadline=from_now(seconds),
         )
         if begun:
             wake(image, ImageFlow.kind)
@@ -77,10 +77,10 @@ class ImageFlow(Flow[Image]):
     @step(seconds=60, by_hand=False)
     def fetch(self, image: Image) -> Next[Image]:
         """Start fetching it from its URL, in a process that outlives the worker."""
-        fetch.start(fetch_job(image), _fetch_request(image))
+        fetch.start(fetch_job(image), origin.request(image, upload_of(image)) or _fetch_request(image))
         return Then(self.await_fetched)
 
-    @step(seconds=FETCH_SECONDS, by_hand=False)
+    @step(seconds=origin.FETCH_SECONDS, by_hand=False)
     def await_fetched(self, image: Image) -> Next[Image]:
         """Wait until its file is here, whole and unpacked. A fetcher that is gone is started again."""
         status = fetch.status(fetch_job(image))
@@ -92,6 +92,8 @@ class ImageFlow(Flow[Image]):
             image.set(percent=status.percent, doing=status.doing)
             _running(image).update(progress=min(status.percent, 99))
             return Again(0.5, status.doing)
+        if status.version:
+            image.set(version=status.version, verified=status.verified, newer="", fetched_at=Now(), looked_at=Now())
         return Then(self.take_in)
 
     @step(seconds=BUILD_SECONDS, by_hand=False)
@@ -126,6 +128,37 @@ class ImageFlow(Flow[Image]):
             default_user=manifest.default_user,
             cloud_init=manifest.cloud_init,
         )
+
+    @step(seconds=60, by_hand=False)
+    def look(self, image: Image) -> Next[Image]:
+        """Start asking its publisher what there is by now."""
+        asked = origin.request(image, upload_of(image), only_look=True)
+        if asked is None:
+            raise Refused(f"image {image.name} is not fetched from a publisher any more")
+        fetch.start(look_job(image), asked)
+        return Then(self.await_look)
+
+    @step(seconds=origin.LOOK_SECONDS, by_hand=False)
+    def await_look(self, image: Image) -> Next[Image]:
+        """Wait for the answer, and compare it with what is here."""
+        status = fetch.status(look_job(image))
+        if status.state == "absent":
+            return Then(self.look)
+        if status.state == "building":
+            return Again(0.2, status.doing)
+        if not fetch.cancel(look_job(image)):  # done with, well or not
+            return Again(0.1, "the look at its publisher to end")
+        if status.state == "failed":
+            raise Refused(f"the publisher of image {image.name} can't be asked: {status.error}")
+        image.set(looked_at=Now(), newer=status.version if status.version != image.version else "")
+        return Then(self.rest, finishes=True)
+
+    @step(by_hand=False, seconds=3600)
+    def shed(self, image: Image) -> Next[Image]:
+        """Remove the copies on which nothing stands, or all of it, as was asked."""
+        asked = _running(image).filter(pk=image.action_id or 0).first()
+        prune.shed(image, bool(asked and asked.arguments.get("everything")))
+        return Then(self.rest, finishes=True)
 
     @step(by_hand=False)
     def rest(self, image: Image) -> Next[Image]:
@@ -182,6 +215,8 @@ class ImageFlow(Flow[Image]):
 
     def failed(self, image: Image, error: PaddockError) -> Next[Image]:
         """Say why; asking for it again tries again."""
+        if image.step in ("look", "await_look", "shed"):  # nothing is wrong with it
+            return Then(self.rest)
         image.set(state="ready" if image.sha256 else "failed", problem=error.message, doing="")
         if image.step in ("fetch", "await_fetched", "take_in") and (image.url or image.uuid):
             return Then(self.drop)
@@ -206,6 +241,11 @@ def upload_of(image: Image) -> Path:
 def fetch_job(image: Image) -> Path:
     """The directory of its download."""
     return settings.STATE.uploads / f"fetch-{image.pk}"
+
+
+def look_job(image: Image) -> Path:
+    """The directory of a look at what its publisher has."""
+    return settings.STATE.uploads / f"look-{image.pk}"
 
 
 def manifest_name(image: Image) -> str:
@@ -240,6 +280,9 @@ def _about(image: Image) -> dict[str, Any]:
     }
     if image.type == "iso":
         return about
+    if entry := origin.entry_of(image):
+        facts = {"firmware": entry.firmware[0], "guest_agent": entry.guest_agent}
+        return about | {"default_user": image.default_user, "cloud_init": image.cloud_init, **facts}
     server = _its_server(image)
     has_agent = bool(server and server.image.manifest.get("guest_agent"))
     return about | {"default_user": image.default_user, "cloud_init": image.cloud_init, "guest_agent": has_agent}
@@ -272,7 +315,7 @@ def _end_snapshot(image: Image) -> str:
 
 def _remove_files(image: Image) -> bool:
     """Remove what it was made of, and end its download. False: that has not ended yet."""
-    ended = fetch.cancel(fetch_job(image))
+    ended = fetch.cancel(fetch_job(image)) and fetch.cancel(look_job(image))
     if ended:
         upload_of(image).unlink(missing_ok=True)
     return ended

@@ -35,6 +35,11 @@ class Image(Living):
     manifest = models.JSONField(default=dict)
     url = models.TextField(default="")  # where its content is to be fetched from
     version = models.CharField(max_length=63, default="", blank=True)  # of what was fetched, as its publisher names it
+    catalogue = models.BooleanField(default=False)  # it comes from the catalogue: built or fetched, and so again
+    verified = models.CharField(max_length=300, default="", blank=True)  # what proves that its publisher made it
+    fetched_at = models.DateTimeField(null=True)
+    newer = models.CharField(max_length=63, default="", blank=True)  # the version that its publisher has by now
+    looked_at = models.DateTimeField(null=True)  # when its publisher was last asked for that
     used_at = models.DateTimeField(null=True)  # when a server was last made from it
     protect_delete = models.BooleanField(default=False)
     created_from_id = models.BigIntegerField(null=True)  # the server that a snapshot is of; it may be gone
