@@ -31,6 +31,8 @@ def refused_all_but_removal(hypervisor: Hypervisor, machine: Machine, epoch: int
         hypervisor.disks.snapshot(machine.uuid, uuid4(), NOWHERE, epoch)
     with pytest.raises(StaleEpoch):
         hypervisor.disks.drop_snapshot(machine.uuid, uuid4(), epoch)
+    with pytest.raises(StaleEpoch):
+        hypervisor.disks.set_password(machine.uuid, "root", "$6$salt$abcdefgh", "0" * 64, epoch)
 
 
 def test_older_epoch_changes_nothing(harness: Harness, made: Made) -> None:

@@ -18,6 +18,7 @@ from paddock.hypervisor.base import Capabilities, Hypervisor, Machines
 from paddock.hypervisor.faults import FaultOrder
 from paddock.hypervisor.wire import (
     MAX_POLL_SECONDS,
+    DiskPasswordRequest,
     ExecRequest,
     ImageRequest,
     Images,
@@ -96,10 +97,15 @@ class Answers:
         return self._machines.metrics(call.machine, start, end, step)
 
     def snapshot(self, call: Call) -> Snapshot:
-        return self._disks.snapshot(call.machine, call.snapshot, call.parsed(SnapshotRequest).target, call.epoch)
+        asked = call.parsed(SnapshotRequest)
+        return self._disks.snapshot(call.machine, call.snapshot, asked.target, call.epoch, asked.cleaning)
 
     def drop_snapshot(self, call: Call) -> None:
         self._disks.drop_snapshot(call.machine, call.snapshot, call.epoch)
+
+    def set_disk_password(self, call: Call) -> Progress:
+        asked = call.parsed(DiskPasswordRequest)
+        return self._disks.set_password(call.machine, asked.user, asked.password_hash, asked.helper, call.epoch)
 
     def volumes(self, _call: Call) -> VolumeList:
         return VolumeList(volumes=self._volumes.volumes())
@@ -193,6 +199,7 @@ class Agent:
             route("DELETE", machine, a.remove, "remove"),
             route("POST", machine + "/power", a.power, "power"),
             route("PUT", machine + "/disks", a.disk, "ensure_disk"),
+            route("PUT", machine + "/disks/password", a.set_disk_password),
             route("GET", machine + "/readiness", a.readiness),
             route("POST", machine + "/adapt", a.adapt, "adapt"),
             route("GET", machine + "/metrics", a.metrics),

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from anyio.abc import ByteStream
 
+from paddock.machine.cleaning import Cleaning
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Disk, Frozen, Machine, Power, Volume
 from paddock.machine.state import (
@@ -42,6 +43,7 @@ class Capabilities(Frozen):
     rescue: bool = True
     passwords: bool = True
     metrics: bool = True
+    offline_edits: bool = True  # works on disks of machines that are off, in a helper guest
     isolated: bool = False  # guests of strangers can't reach the host's loopback, nor each other's
 
 
@@ -97,12 +99,21 @@ class Disks(Protocol):
         """Make the disk, or grow it; a smaller size is refused. One of another generation takes the place of what is
         there. Raises DiskFull, and Conflict while the machine runs."""
 
-    def snapshot(self, machine: UUID, snapshot: UUID, target: str, epoch: int) -> Snapshot:
+    def snapshot(
+        self, machine: UUID, snapshot: UUID, target: str, epoch: int, cleaning: Cleaning | None = None
+    ) -> Snapshot:
         """Copy the system disk as it is at one moment to the file `target` (of this host; a whole qcow2 without backing
-        file), in the background; ask again until done. The machine may run, and is not stopped. Raises DiskFull."""
+        file), in the background; ask again until done. The machine may run, and is not stopped. With `cleaning`, what
+        two servers must not share is removed from the copy, and what is left of it is said. Raises DiskFull, NotFound
+        for an image that the helper guest can't boot."""
 
     def drop_snapshot(self, machine: UUID, snapshot: UUID, epoch: int) -> None:
         """Give up making it, and remove what of it lies on this node outside `target`."""
+
+    def set_password(self, machine: UUID, user: str, password_hash: str, helper: str, epoch: int) -> Progress:
+        """Change a user's password, given as a crypt(3) hash, on the disk of a machine that is off, in a helper guest
+        that boots the image `helper`, in the background; ask again until done. Whatever happens meanwhile, the disk is
+        as before or as after. Raises Conflict while the machine is on, NotFound."""
 
 
 class Volumes(Protocol):

@@ -12,9 +12,10 @@ from paddock.base.files import write_whole
 from paddock.hypervisor.fake_host import Fake, FakeHost
 from paddock.hypervisor.fake_qcow2 import qcow2
 from paddock.hypervisor.fake_store import Saved, Taken, check_files, total_bytes
+from paddock.machine.cleaning import Cleaning, Trace
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Disk, Machine
-from paddock.machine.state import Progress, Snapshot
+from paddock.machine.state import Phase, Progress, Snapshot
 
 PATIENCE = 0.05  # seconds that the first question for an image waits, so that small ones are there at once
 
@@ -27,6 +28,7 @@ class FakeDisks:
         self._copies: dict[str, threading.Thread] = {}
         self._errors: dict[str, str] = {}
         self._snapshots = FakeSnapshots(host)
+        self._edits: dict[tuple[UUID, str, str], float] = {}  # passwords under way, and since when
 
     def ensure_image(self, manifest: ImageManifest, source: str) -> Progress:
         host, image, total = self._host, manifest.sha256, total_bytes(manifest)
@@ -103,13 +105,49 @@ class FakeDisks:
             raise NotFound(f"image {disk.image} is not on this node", hint="copy it here first")
         return self._host.images[disk.image].disk_size
 
-    def snapshot(self, machine: UUID, snapshot: UUID, target: str, epoch: int) -> Snapshot:  # noqa: ARG002 - the fence
+    def snapshot(
+        self,
+        machine: UUID,
+        snapshot: UUID,
+        target: str,
+        epoch: int,  # noqa: ARG002 - the fence
+        cleaning: Cleaning | None = None,
+    ) -> Snapshot:
         with self._host.faults.around("snapshot", machine), self._host.changed:
-            return self._snapshots.take(machine, snapshot, Path(target))
+            if cleaning:
+                self._helper_is_here(cleaning.helper)
+            return self._snapshots.take(machine, snapshot, Path(target), cleaning)
 
     def drop_snapshot(self, machine: UUID, snapshot: UUID, epoch: int) -> None:  # noqa: ARG002 - the fence
         with self._host.faults.around("drop_snapshot", machine), self._host.changed:
             self._snapshots.drop(machine, snapshot)
+
+    def set_password(
+        self,
+        machine: UUID,
+        user: str,
+        password_hash: str,
+        helper: str,
+        epoch: int,  # noqa: ARG002 - the fence
+    ) -> Progress:
+        host = self._host
+        with host.faults.around("set_disk_password", machine), host.changed:
+            fake = host.find(machine)
+            if fake.on or fake.saved.phase is Phase.HIBERNATED:
+                raise Conflict(f"machine {machine} is {fake.saved.phase}", hint="power it off first")
+            self._helper_is_here(helper)
+            begun = self._edits.setdefault((machine, user, password_hash), clock.monotonic())
+            if clock.monotonic() - begun < host.faults.copy_seconds:
+                return Progress(done=False, doing="changing it")
+            del self._edits[machine, user, password_hash]
+            if error := host.faults.helper_error:
+                return Progress(done=False, error=error)
+            host.keep(fake, passwords={**fake.saved.passwords, user: password_hash})
+            return Progress(done=True)
+
+    def _helper_is_here(self, image: str) -> None:
+        if image not in self._host.images:
+            raise NotFound(f"image {image} is not on this node", hint="copy it here first")
 
 
 @dataclass(frozen=True)
@@ -127,19 +165,19 @@ class FakeSnapshots:
         self._host = host
         self._copies: dict[UUID, _Copy] = {}
 
-    def take(self, machine: UUID, snapshot: UUID, target: Path) -> Snapshot:
+    def take(self, machine: UUID, snapshot: UUID, target: Path, cleaning: Cleaning | None) -> Snapshot:
         """Begin it, or go on. Raises NotFound, Conflict, DiskFull, Refused."""
         fake = self._host.find(machine)
         done = fake.saved.snapshots.get(snapshot)
         if done and Path(done.target) == target and target.exists():
             return _finished(done)
-        copy = self._copies.setdefault(snapshot, self._begun(fake, target))
+        copy = self._copies.setdefault(snapshot, self._begun(fake, target, cleaning))
         age, seconds = clock.monotonic() - copy.begun, self._host.faults.copy_seconds
         if age < seconds:
             part = int(copy.taken.size * age / seconds)
             return Snapshot(done=False, bytes_done=part, bytes_total=copy.taken.size, **_frozen(copy.taken))
         del self._copies[snapshot]
-        if error := self._host.faults.copy_error:
+        if error := self._host.faults.copy_error or (self._host.faults.helper_error if cleaning else ""):
             return Snapshot(done=False, bytes_total=copy.taken.size, error=error, **_frozen(copy.taken))
         self._write(fake, snapshot, copy, target)
         self._host.keep(fake, snapshots={**fake.saved.snapshots, snapshot: copy.taken})
@@ -153,11 +191,15 @@ class FakeSnapshots:
             left = {uuid: taken for uuid, taken in fake.saved.snapshots.items() if uuid != snapshot}
             self._host.keep(fake, snapshots=left)
 
-    def _begun(self, fake: Fake, target: Path) -> _Copy:
+    def _begun(self, fake: Fake, target: Path, cleaning: Cleaning | None) -> _Copy:
         why = self._why_not_frozen(fake)
         machine = fake.saved.machine
         size = fake.saved.disks[machine.system_disk.name].size if machine else 0
-        return _Copy(clock.monotonic(), Taken(target=str(target), size=size, frozen=not why, not_frozen=why))
+        taken = Taken(target=str(target), size=size, frozen=not why, not_frozen=why)
+        if cleaning:
+            cleaned = tuple(f"{trace}: 1" for trace in Trace if trace not in cleaning.keep)
+            taken = taken.model_copy(update={"cleaned": cleaned, "shared": tuple(f"{t}: 1" for t in cleaning.keep)})
+        return _Copy(clock.monotonic(), taken)
 
     def _why_not_frozen(self, fake: Fake) -> str:
         if not fake.on:
@@ -180,7 +222,8 @@ def _frozen(taken: Taken) -> dict[str, Any]:
 
 
 def _finished(taken: Taken) -> Snapshot:
-    return Snapshot(done=True, bytes_done=taken.size, bytes_total=taken.size, **_frozen(taken))
+    said = {"cleaned": taken.cleaned, "shared": taken.shared, **_frozen(taken)}
+    return Snapshot(done=True, bytes_done=taken.size, bytes_total=taken.size, **said)
 
 
 def _images_of(saved: Saved) -> set[str | None]:

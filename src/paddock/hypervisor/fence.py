@@ -20,6 +20,7 @@ from paddock.base import clock
 from paddock.base.errors import Conflict, Invalid, NotFound, Removed, StaleEpoch, Unavailable
 from paddock.base.files import overwrite, write_atomically
 from paddock.hypervisor.base import Capabilities, Disks, Guest, Hypervisor, Machines, Streams, Volumes
+from paddock.machine.cleaning import Cleaning
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Disk, Frozen, Machine, Power, Volume
 from paddock.machine.state import (
@@ -277,14 +278,21 @@ class FencedDisks:
         with self._gate.change(machine, epoch):
             self._inner.ensure_disk(machine, disk, epoch)
 
-    def snapshot(self, machine: UUID, snapshot: UUID, target: str, epoch: int) -> Snapshot:
+    def snapshot(
+        self, machine: UUID, snapshot: UUID, target: str, epoch: int, cleaning: Cleaning | None = None
+    ) -> Snapshot:
         """The copying goes on in the background, outside the gate: it holds up nothing, and a removal ends it."""
         with self._gate.change(machine, epoch):
-            return self._inner.snapshot(machine, snapshot, target, epoch)
+            return self._inner.snapshot(machine, snapshot, target, epoch, cleaning)
 
     def drop_snapshot(self, machine: UUID, snapshot: UUID, epoch: int) -> None:
         with self._gate.change(machine, epoch):
             self._inner.drop_snapshot(machine, snapshot, epoch)
+
+    def set_password(self, machine: UUID, user: str, password_hash: str, helper: str, epoch: int) -> Progress:
+        """It goes on in the background, as a snapshot does."""
+        with self._gate.change(machine, epoch):
+            return self._inner.set_password(machine, user, password_hash, helper, epoch)
 
 
 class FencedVolumes:

@@ -24,6 +24,7 @@ from paddock.hypervisor.faults import FaultOrder
 from paddock.hypervisor.wire import (
     CORRELATION_HEADER,
     EPOCH,
+    DiskPasswordRequest,
     ExecRequest,
     ImageRequest,
     Images,
@@ -32,6 +33,7 @@ from paddock.hypervisor.wire import (
     SnapshotRequest,
     VolumeList,
 )
+from paddock.machine.cleaning import Cleaning
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Disk, Machine, Power, Volume
 from paddock.machine.state import (
@@ -197,7 +199,7 @@ def _in_epoch(path: str, epoch: int) -> str:
     return f"{path}?{EPOCH}={epoch}"
 
 
-def _checked(model: type[Model], **fields: str) -> Model:
+def _checked(model: type[Model], **fields: object) -> Model:
     """The body of a call. Raises Invalid naming the field, and never shows the value: it may be a secret."""
     try:
         return model(**fields)
@@ -270,12 +272,18 @@ class RemoteDisks:
     def ensure_disk(self, machine: UUID, disk: Disk, epoch: int) -> None:
         self._link.send("PUT", _of(machine, "/disks"), disk, epoch)
 
-    def snapshot(self, machine: UUID, snapshot: UUID, target: str, epoch: int) -> Snapshot:
-        body = _checked(SnapshotRequest, target=target)
+    def snapshot(
+        self, machine: UUID, snapshot: UUID, target: str, epoch: int, cleaning: Cleaning | None = None
+    ) -> Snapshot:
+        body = _checked(SnapshotRequest, target=target, cleaning=cleaning)
         return self._link.ask(Snapshot, "PUT", _in_epoch(_of(machine, f"/snapshots/{snapshot}"), epoch), body)
 
     def drop_snapshot(self, machine: UUID, snapshot: UUID, epoch: int) -> None:
         self._link.send("DELETE", _of(machine, f"/snapshots/{snapshot}"), None, epoch)
+
+    def set_password(self, machine: UUID, user: str, password_hash: str, helper: str, epoch: int) -> Progress:
+        body = _checked(DiskPasswordRequest, user=user, password_hash=password_hash, helper=helper)
+        return self._link.ask(Progress, "PUT", _in_epoch(_of(machine, "/disks/password"), epoch), body)
 
 
 class RemoteVolumes:

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from paddock.machine.cleaning import Cleaning
 from paddock.machine.image import ImageManifest
-from paddock.machine.spec import Frozen, Power
+from paddock.machine.spec import Frozen, Power, Sha256
 from paddock.machine.state import MachineState, VolumeState
 
 EPOCH = "epoch"  # query parameter of every change
@@ -41,6 +42,7 @@ class SnapshotRequest(Frozen):
     """`target` is a file on the node's host, which the agent writes as the user that it is."""
 
     target: Annotated[str, Field(max_length=MAX_PATH), AfterValidator(_absolute)]
+    cleaning: Cleaning | None = None
 
 
 class PasswordRequest(Frozen):
@@ -48,6 +50,12 @@ class PasswordRequest(Frozen):
 
     user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
     password_hash: Annotated[str, Field(pattern=r"^[!-9;-~]{1,512}$", repr=False)]
+
+
+class DiskPasswordRequest(PasswordRequest):
+    """The same for a machine that is off; `helper` is the image that works on its disk."""
+
+    helper: Sha256
 
 
 class Images(Frozen):

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import re
 from pathlib import Path
 from typing import Literal
 from uuid import UUID
@@ -11,10 +10,13 @@ from uuid import UUID
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
-from paddock.base.errors import Conflict, NotFound, PaddockError, Refused, Unavailable
-from paddock.hypervisor.qemu import files, identity, process
+from paddock.base.errors import Conflict, NotFound, PaddockError, Unavailable
+from paddock.hypervisor.qemu import files, helper_guest, identity, process
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
-from paddock.hypervisor.qemu.guest_agent import GuestAgent
+from paddock.hypervisor.qemu.binary import find_binary
+from paddock.hypervisor.qemu.edit import Edits
+from paddock.hypervisor.qemu.guest_agent import GuestAgent, check_hash
+from paddock.hypervisor.qemu.helper_guest import Boot
 from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout
 from paddock.hypervisor.qemu.live import Live
@@ -29,23 +31,24 @@ log = logging.getLogger(__name__)
 HANG_UP_LOOKS = 10  # times that we look whether QEMU has noticed that the console's last user hung up
 HANG_UP_WAIT = 0.05  # seconds between
 PASSWORD_WAIT = 8.0  # seconds: the guest agent runs a program for it
-_CRYPT = re.compile(r"\$[0-9a-z]{1,3}\$[./A-Za-z0-9$=,]{8,400}")  # crypt(5); never what would be another line
 
 
 class QemuHypervisor:
     """A host that runs machines by QEMU. One per state directory and process; guests outlive it."""
 
     def __init__(self, state_dir: Path, accelerator: Literal["auto", "kvm", "tcg"] = "auto") -> None:
-        layout = Layout(Path(state_dir).absolute())
+        self._layout = layout = Layout(Path(state_dir).absolute())
         for path in (layout.root, layout.machines, layout.images, layout.overlays):
             identity.make_directory(path)
         log.info("QEMU runs %s", identity.describe_identity())
         self._images = ImageStore(layout, arrived=self._probe)
         self.accelerator = AcceleratorChoice(accelerator, layout.accelerator, self._images.kernels)
         self.machines = QemuMachines(layout, self._images, self.accelerator)
-        self._snapshots = Snapshots(layout, self._live_of)
-        self.machines.before_removal = self._snapshots.forget
-        self.disks = QemuDisks(layout, self._images, self._snapshots)
+        self._snapshots = Snapshots(layout, self._live_of, self._boot_of)
+        self._edits = Edits(layout, self._boot_of)
+        self.machines.before_start = self._edits.settle
+        self.machines.before_removal = self._forget
+        self.disks = QemuDisks(layout, self._images, self._snapshots, self._edits, self.machines.state)
         self.volumes = QemuVolumes(self.machines)
         self.guest = QemuGuest(self.machines)
         self.streams = QemuStreams(self.machines)
@@ -54,6 +57,7 @@ class QemuHypervisor:
         """Let go of connections and threads; machines go on."""
         self._images.close()
         self._snapshots.close()
+        self._edits.close()
         self.machines.close()
 
     def _live_of(self, machine: UUID) -> Live | None:
@@ -61,6 +65,16 @@ class QemuHypervisor:
             return self.machines.running(machine)
         except (NotFound, Conflict):
             return None
+
+    def _boot_of(self, image: str) -> Boot:
+        """What helper guests boot. Raises NotFound, Refused."""
+        return helper_guest.prepare(
+            self._layout, self._images.manifest(image), find_binary(), self.accelerator.find().accelerator
+        )
+
+    def _forget(self, machine: UUID) -> None:
+        self._snapshots.forget(machine)
+        self._edits.forget(machine)
 
     def _probe(self) -> None:
         """An image came, perhaps with the first kernel: find the accelerator before a machine waits for it."""
@@ -78,8 +92,7 @@ class QemuGuest:
         return self._agent(machine).exec(argv, stdin, timeout)
 
     def set_password(self, machine: UUID, user: str, password_hash: str) -> None:
-        if not _CRYPT.fullmatch(password_hash):
-            raise Refused("that is not the crypt(3) hash of a password", hint="`mkpasswd` makes one")
+        check_hash(password_hash)
         self._agent(machine).set_password(user, password_hash, PASSWORD_WAIT)
 
     def _agent(self, machine: UUID) -> GuestAgent:

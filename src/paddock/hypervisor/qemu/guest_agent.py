@@ -7,6 +7,7 @@ Whatever the guest sends, a call ends in its time and takes bounded memory. Each
 import base64
 import binascii
 import json
+import re
 import secrets
 import socket
 import threading
@@ -23,6 +24,13 @@ MAX_OUTPUT = 1024 * 1024  # bytes of each stream that we hand on
 MAX_INPUT = 256 * 1024
 CHUNK = 64 * 1024
 _DELIMITER = b"\xff"
+_CRYPT = re.compile(r"\$[0-9a-z]{1,3}\$[./A-Za-z0-9$=,]{8,400}")  # crypt(5); never what would be another line
+
+
+def check_hash(password_hash: str) -> None:
+    """Raises Refused for what is not the hash of a password."""
+    if not _CRYPT.fullmatch(password_hash):
+        raise Refused("that is not the crypt(3) hash of a password", hint="`mkpasswd` makes one")
 
 
 class GuestAgent:

@@ -85,6 +85,11 @@ class Layout:
         """What the probe found, and on which hardware and kernel."""
         return self.root / "accelerator.json"
 
+    @property
+    def helpers(self) -> Path:
+        """What helper guests boot."""
+        return self.root / "helpers"
+
     def machine(self, uuid: UUID) -> MachineDir:
         return MachineDir(self.machines / str(uuid))
 

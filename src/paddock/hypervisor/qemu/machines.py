@@ -39,6 +39,7 @@ class QemuMachines:
         self._runs = Runs(layout, images, choice)
         self.volume_store = self._runs.volumes
         self._meter = Meter(layout.root / "metrics.sqlite3", self._runs.slots)
+        self.before_start: Callable[[UUID], None] = lambda _: None  # others finish what they do with its disk
         self.before_removal: Callable[[UUID], None] = lambda _: None  # others let go of its directory
 
     def capabilities(self) -> Capabilities:
@@ -81,6 +82,7 @@ class QemuMachines:
             self._runs.note_epoch(slot, epoch)
             match power:
                 case Power.ON | Power.ON_PAUSED:
+                    self.before_start(machine)
                     self._runs.on(slot, paused=power == Power.ON_PAUSED)
                 case Power.OFF:
                     self._runs.off(slot, "powered off")
@@ -99,8 +101,8 @@ class QemuMachines:
     def remove(self, machine: UUID, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
         slot = self._runs.slot(machine)
         with slot.lock:
-            self._runs.off(slot, "removed")
             self.before_removal(machine)
+            self._runs.off(slot, "removed")
             if slot.directory.root.exists():
                 shutil.rmtree(slot.directory.root)
                 log.info("machine %s is removed", machine)

@@ -22,6 +22,7 @@ from paddock.hypervisor.qemu.layout import SOCKETS, MachineDir
 
 RETRY = 0.002  # seconds between looks at a socket that is about to appear
 LAST_WORDS = 2000  # bytes of QEMU's log that go into an error
+ENDED_WELL = "QEMU ended with exit code 0"
 
 
 @dataclass(eq=False)
@@ -51,7 +52,7 @@ class Process:
         if result is None:
             return "QEMU ended; its exit status is unknown, since another process of ours had started it"
         if result.si_code == os.CLD_EXITED:
-            return f"QEMU ended with exit code {result.si_status}"
+            return ENDED_WELL if result.si_status == 0 else f"QEMU ended with exit code {result.si_status}"
         return f"QEMU was killed by signal {result.si_status}"
 
     def end(self) -> None:
@@ -143,19 +144,21 @@ def check_peer(sock: socket.socket, process: Process, path: Path) -> None:
     )
 
 
-def connect_soon(directory: MachineDir, process: Process, timeout: float) -> socket.socket | None:
-    """A connection to the QMP socket of a QEMU that is starting; None when it ended instead.
+def connect_soon(
+    directory: MachineDir, process: Process, timeout: float, name: str = "qmp.sock"
+) -> socket.socket | None:
+    """A connection to the QMP socket (or another) of a QEMU that is starting; None when it ended instead.
 
     Raises Unavailable when there is none after `timeout` seconds, Refused when another process answers.
     """
     deadline = clock.monotonic() + timeout
     while clock.monotonic() < deadline:
         try:
-            return connect(directory, process, "qmp.sock", timeout)
+            return connect(directory, process, name, timeout)
         except (FileNotFoundError, ConnectionRefusedError):
             if process.gone(RETRY):
                 return None
-    raise Unavailable(f"QEMU did not open its monitor within {timeout:g} s")
+    raise Unavailable(f"QEMU did not open {name} within {timeout:g} s")
 
 
 def last_words(directory: MachineDir, start_at: int = 0) -> str:

@@ -15,10 +15,13 @@ from pydantic import ValidationError
 
 from paddock.base.errors import Conflict, DiskFull, NotFound, PaddockError, Refused, Unavailable
 from paddock.hypervisor.qemu import copies, files, record
+from paddock.hypervisor.qemu.clean import Cleaner
 from paddock.hypervisor.qemu.copies import Copy, GivenUp
 from paddock.hypervisor.qemu.freeze import Freezer
+from paddock.hypervisor.qemu.helper_guest import Boot
 from paddock.hypervisor.qemu.layout import Layout, MachineDir
 from paddock.hypervisor.qemu.live import GUEST_SHUTDOWN, Live
+from paddock.machine.cleaning import Cleaning
 from paddock.machine.spec import Frozen
 from paddock.machine.state import Phase, Snapshot
 
@@ -38,16 +41,20 @@ class Record(Frozen):
     frozen: bool = False
     not_frozen: str = ""
     copied: bool = False  # whole, and closed by whoever wrote it
+    clean: bool = False  # and nothing in it that two servers must not share, as far as that was asked for
     done: bool = False  # and at its target
     size: int = 0
+    cleaned: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
 
 
 class Snapshots:
     """The snapshots of a node. `live_of` gives what is held of a machine that runs, None of one that does not."""
 
-    def __init__(self, layout: Layout, live_of: Callable[[UUID], Live | None]) -> None:
+    def __init__(self, layout: Layout, live_of: Callable[[UUID], Live | None], boot_of: Callable[[str], Boot]) -> None:
         self._layout = layout
         self._live_of = live_of
+        self._boot_of = boot_of
         self._lock = threading.Lock()
         self._works: dict[UUID, _Work] = {}
         self.freezer = Freezer()
@@ -56,7 +63,7 @@ class Snapshots:
                 uuid = UUID(directory.name)
                 self.freezer.thaw_left(MachineDir(directory), lambda uuid=uuid: live_of(uuid))  # type: ignore[misc]
 
-    def snapshot(self, machine: UUID, snapshot: UUID, target: Path) -> Snapshot:
+    def snapshot(self, machine: UUID, snapshot: UUID, target: Path, cleaning: Cleaning | None = None) -> Snapshot:
         """How far it is; begins it when it is not under way. Raises NotFound, DiskFull."""
         copy = Copy(self._layout.machine(machine), snapshot)
         if not copy.directory.system_disk.exists():
@@ -72,7 +79,8 @@ class Snapshots:
                 if known is None:
                     _tidy(copy.directory)
                     copies.check_room(copy.directory, copies.needed(self._layout, copy.directory))
-                work = _Work(self._layout, machine, copy, target, lambda: self._live_of(machine), self.freezer)
+                cleaner = Cleaner(copy, cleaning, self._boot_of(cleaning.helper)) if cleaning else None
+                work = _Work(self._layout, copy, target, lambda: self._live_of(machine), self.freezer, cleaner)
                 self._works[snapshot] = work
                 work.start()
         work.join(PATIENCE)
@@ -122,14 +130,16 @@ class _Work(threading.Thread):
     def __init__(
         self,
         layout: Layout,
-        machine: UUID,
         copy: Copy,
         target: Path,
         live_of: Callable[[], Live | None],
         freezer: Freezer,
+        cleaner: Cleaner | None,
     ) -> None:
         super().__init__(name=copy.name, daemon=True)
-        self.machine = machine
+        self.machine = UUID(copy.directory.root.name)
+        self._cleaner = cleaner
+        self._doing = "copying the disk"
         self.stop = threading.Event()
         self._layout = layout
         self._copy = copy
@@ -144,7 +154,8 @@ class _Work(threading.Thread):
         """How far it is. Raises DiskFull when it failed for that."""
         if isinstance(self._error, DiskFull):
             raise self._error
-        return _told(self._record, *self._bytes, error=str(self._error or ""))
+        told = _told(self._record, *self._bytes, error=str(self._error or ""))
+        return told if told.done else told.model_copy(update={"doing": self._doing})
 
     def run(self) -> None:
         try:
@@ -176,6 +187,9 @@ class _Work(threading.Thread):
         live = self._live_of()
         if live and live.process.pid == self._record.pid:
             copies.dismiss(self._copy, live)
+        if self._cleaner and not self._record.clean:
+            cleaned, shared = self._cleaner.clean(self.stop, self._say)
+            self._write(clean=True, cleaned=cleaned, shared=shared)
         copies.deliver(self._copy, self._target)
         size = files.size_of(self._target)
         self._bytes = size, size
@@ -233,6 +247,9 @@ class _Work(threading.Thread):
     def _report(self, done: int, total: int) -> None:
         self._bytes = done, total
 
+    def _say(self, _percent: int, doing: str) -> None:
+        self._doing = f"cleaning the copy: {doing}"
+
     def _write(self, **changes: object) -> None:
         self._record = self._record.model_copy(update=changes)
         files.write_whole(_path(self._copy), self._record.model_dump_json().encode())
@@ -278,6 +295,8 @@ def _told(known: Record, done: int, total: int, error: str = "") -> Snapshot:
         error=error,
         frozen=known.frozen,
         not_frozen="" if known.frozen else known.not_frozen,
+        cleaned=known.cleaned,
+        shared=known.shared,
     )
 
 
