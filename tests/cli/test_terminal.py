@@ -24,6 +24,16 @@ def test_console_is_raw_and_ctrl_bracket_leaves(paddock: Shell, cloud: Cloud) ->
         assert not terminal.is_raw()
 
 
+def test_console_that_only_watches(paddock: Shell, cloud: Cloud) -> None:
+    cloud.add("web")
+    with on_terminal(paddock, "console", "web", "--watch") as terminal:
+        assert "your keys are not sent" in terminal.until("login: ")
+        terminal.type("poweroff")
+        terminal.type("\x1d")
+        assert "<" not in terminal.until("console web")
+        assert terminal.wait() == 0
+
+
 def test_console_that_the_server_ends_says_why(paddock: Shell, cloud: Cloud) -> None:
     cloud.add("web")
     with on_terminal(paddock, "console", "web") as terminal:

@@ -39,6 +39,38 @@ def test_console_round_trip(hypervisor: Hypervisor, made: Made) -> None:
     assert hypervisor.streams.console_log(machine.uuid, 3) == log[-3:]
 
 
+def test_console_shows_the_past_first(hypervisor: Hypervisor, made: Made) -> None:
+    machine = made.new()
+    hypervisor.machines.power(machine.uuid, Power.ON, 1)
+    until(lambda: hypervisor.streams.console_log(machine.uuid, 4096), lambda log: "contract" in log)
+
+    async def talk() -> None:
+        async with await hypervisor.streams.console(machine.uuid) as console:
+            await console.send(b"earlier")
+            await read_until(console, b"earlier")
+        async with await hypervisor.streams.console(machine.uuid, 4096) as console:
+            await read_until(console, b"earlier")
+
+    anyio.run(talk)
+
+
+def test_an_agent_serves_many_consoles_of_one_machine(harness: Harness, made: Made) -> None:
+    if not harness.agent:
+        pytest.skip("a driver alone may serve one")
+    machine = made.new()
+    harness.hypervisor.machines.power(machine.uuid, Power.ON, 1)
+    open_one = harness.hypervisor.streams.console
+
+    async def talk() -> None:
+        async with await open_one(machine.uuid) as first, await open_one(machine.uuid) as second:
+            for writer, word in ((first, b"from the first"), (second, b"from the second")):
+                await writer.send(word)
+                assert await read_until(first, word)
+                assert await read_until(second, word)
+
+    anyio.run(talk)
+
+
 def test_console_ends_with_the_machine(hypervisor: Hypervisor, made: Made) -> None:
     machine = made.new()
     hypervisor.machines.power(machine.uuid, Power.ON_PAUSED, 1)

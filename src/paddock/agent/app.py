@@ -1,9 +1,10 @@
 """The agent's HTTP API: one route per call of the hypervisor's protocols, the same words on both sides."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from anyio import CapacityLimiter, to_thread
+from anyio.abc import ByteStream
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,6 +12,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from paddock import __version__
 from paddock.agent.calls import MAX_TIME, Answer, Call, answered, bug, correlate, failure, no_route, success
+from paddock.agent.consoles import Consoles
 from paddock.agent.streams import Streams
 from paddock.agent.watch import Watch
 from paddock.base.errors import Invalid, PaddockError
@@ -218,9 +220,17 @@ class Agent:
 
     def _stream_routes(self) -> list[BaseRoute]:
         source, machine = self._hypervisor.streams, "/v1/machines/{uuid:uuid}"
+        consoles = Consoles(source)
+
+        def console(call: Call) -> Awaitable[ByteStream]:
+            return consoles.open(call.machine, call.whole_number("scrollback", 0))
+
+        def screen(call: Call) -> Awaitable[ByteStream]:
+            return source.vnc(call.machine)
+
         return [
-            WebSocketRoute(machine + "/console", self._streams.endpoint(source.console, "console")),
-            WebSocketRoute(machine + "/vnc", self._streams.endpoint(source.vnc, "screen")),
+            WebSocketRoute(machine + "/console", self._streams.endpoint(console, "console")),
+            WebSocketRoute(machine + "/vnc", self._streams.endpoint(screen, "screen")),
         ]
 
     async def _changes(self, request: Request) -> Response:

@@ -2,19 +2,18 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from uuid import UUID
 
 import anyio
 from anyio.abc import ByteStream
 from starlette.websockets import WebSocket
 
-from paddock.agent.calls import correlate, failure
+from paddock.agent.calls import Call, correlate, failure
 from paddock.base.errors import PaddockError
 from paddock.base.pump import ENDED, GOING_AWAY, hang_up, pump
 
 log = logging.getLogger(__name__)
 
-Opener = Callable[[UUID], Awaitable[ByteStream]]
+Opener = Callable[[Call], Awaitable[ByteStream]]
 
 
 class Streams:
@@ -29,9 +28,10 @@ class Streams:
 
         async def serve(socket: WebSocket) -> None:
             correlate(socket)
-            machine: UUID = socket.path_params["uuid"]
+            call = Call(socket)
+            machine = call.machine
             try:
-                stream = await opener(machine)
+                stream = await opener(call)
             except PaddockError as e:
                 log.info("%s of %s refused: %s", what, machine, e)
                 await socket.send_denial_response(failure(e))

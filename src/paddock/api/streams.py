@@ -5,6 +5,7 @@ hours.
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated
 
 import anyio
@@ -17,10 +18,11 @@ from starlette.websockets import WebSocket
 
 from paddock.api.errors import ApiError, from_pydantic, not_allowed
 from paddock.api.idempotency import HEADER
+from paddock.api.lasting import Lasting
 from paddock.api.screen import screen
 from paddock.api.streaming import answer, close, in_thread, server
 from paddock.api.uploads import image_content, iso_content
-from paddock.base.errors import Unavailable
+from paddock.base.errors import Invalid, Unavailable
 from paddock.base.pump import ENDED, hang_up, pump
 from paddock.cloud.models import Node, Server
 from paddock.cloud.nodes import hypervisor
@@ -81,17 +83,28 @@ def _exec(server: Server, node: Node, wanted: Exec) -> GuestResult:
 
 
 async def console(socket: WebSocket) -> None:
-    """The serial port, bytes both ways. Errors close it with 4000 + HTTP's status, and the reason."""
+    """The serial port, bytes both ways, for any number of people at once. Errors close it with 4000 + HTTP's status,
+    and the reason."""
     await socket.accept()
     try:
         row, node = await in_thread(server, *_asked(socket))
-        stream = await hypervisor(node).streams.console(row.uuid)
+        source, past = hypervisor(node).streams, _scrollback(socket)
+        stream = await source.console(row.uuid, past)
     except Exception as e:
         await close(socket, e)
         return
-    async with stream:
+    reopen, written = partial(source.console, row.uuid), partial(source.console_log, row.uuid)
+    async with Lasting(stream, reopen, written) as stream:
         await pump(socket, stream)
         await hang_up(socket, ENDED, "the server's console ended")
+
+
+def _scrollback(socket: WebSocket) -> int:
+    """How many of its last bytes are wanted first. Raises Invalid."""
+    text = socket.query_params.get("scrollback", "0")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise Invalid(f"scrollback must be a number of bytes, not {text!r}", field="scrollback")
+    return int(text)
 
 
 def _asked(request: Request | WebSocket) -> tuple[str, int]:

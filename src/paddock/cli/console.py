@@ -29,6 +29,7 @@ from paddock.cli.session import api_of
 
 DETACH = b"\x1d"  # Ctrl-]
 CHUNK = 65536
+SCROLLBACK = 8192  # bytes
 
 
 def register(app: typer.Typer) -> None:
@@ -42,23 +43,35 @@ def console(
     timeout: Annotated[
         float, typer.Option(min=0, help="Without a terminal: end when nothing came for so many seconds after stdin.")
     ] = 2.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Only look: no key but Ctrl-] is sent.")] = False,
+    scrollback: Annotated[
+        int | None,
+        typer.Option(min=0, max=65536, help="Bytes of the past to show first: 8192 on a terminal, else none."),
+    ] = None,
 ) -> None:
     """Open a server's serial console. Ctrl-] leaves it; the server goes on.
+
+    Any number of people may have it open at once: all see the same, and all may type. It
+    goes on when its node's agent is restarted.
 
     In a script, stdin is typed into it and its output printed, until stdin has ended and
     nothing came for --timeout seconds.
 
     Examples:
       paddock console web
+      paddock console web --watch
       printf 'uptime\\n' | paddock console web --timeout 5
     """
     api = api_of(ctx)
     thing = lookup.server(api, server)
-    with _connected(api, int(thing["id"])) as socket:
-        if sys.stdin.isatty() and sys.stdout.isatty():
-            stderr().print(f"Connected to {thing['name']}. Ctrl-] leaves; Enter may wake it up.")
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    past = (SCROLLBACK if terminal else 0) if scrollback is None else scrollback
+    with _connected(api, int(thing["id"]), past) as socket:
+        if terminal:
+            wake = "your keys are not sent" if watch else "Enter may wake it up"
+            stderr().print(f"Connected to {thing['name']}. Ctrl-] leaves; {wake}.")
             with raw_terminal(sys.stdin.fileno()):
-                left = _pump(socket, timeout=None)
+                left = _pump(socket, timeout=None, watch=watch)
             stderr().print("\nleft the console" if left else f"\nthe console ended: {_why(socket)}")
             stderr().print(f"come back with: paddock console {thing['name']}")
         else:
@@ -68,8 +81,8 @@ def console(
 
 
 @contextmanager
-def _connected(api: Api, server: int) -> Iterator[ClientConnection]:
-    address = f"ws{api.endpoint.removeprefix('http')}/x/v1/servers/{server}/console"
+def _connected(api: Api, server: int, scrollback: int) -> Iterator[ClientConnection]:
+    address = f"ws{api.endpoint.removeprefix('http')}/x/v1/servers/{server}/console?scrollback={scrollback}"
     header = {"Authorization": f"Bearer {api.token}"}
     try:
         socket = connect(
@@ -136,7 +149,7 @@ def _signals() -> Iterator[int]:
         os.close(wake)
 
 
-def _pump(socket: ClientConnection, timeout: float | None) -> bool:
+def _pump(socket: ClientConnection, timeout: float | None, watch: bool = False) -> bool:
     """Carry bytes both ways. True when we left, False when the other side ended it.
 
     With `timeout` (seconds) there is no terminal: Ctrl-] is data, and silence for so long after stdin's end is it.
@@ -146,7 +159,7 @@ def _pump(socket: ClientConnection, timeout: float | None) -> bool:
     try:
         with _signals() as waker:
             if timeout is None:
-                return _typed(socket, reader, waker)
+                return _typed(socket, reader, waker, watch)
             return _piped(socket, reader, waker) and _silent(reader, waker, timeout)
     except ConnectionClosed:
         return False
@@ -156,11 +169,12 @@ def _pump(socket: ClientConnection, timeout: float | None) -> bool:
         os.close(reader.ended)
 
 
-def _typed(socket: ClientConnection, reader: _Reader, waker: int) -> bool:
-    """Send keys until Ctrl-], or until the terminal is gone. False when the other side ended it."""
+def _typed(socket: ClientConnection, reader: _Reader, waker: int, watch: bool) -> bool:
+    """Send keys (none when we only watch) until Ctrl-], or until the terminal is gone. False when the other side ended
+    it."""
     while data := _read(reader, waker):
         before, detach, _ = data.partition(DETACH)
-        if before:
+        if before and not watch:
             socket.send(before)
         if detach:
             return True

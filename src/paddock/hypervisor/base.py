@@ -145,8 +145,10 @@ class Guest(Protocol):
 class Streams(Protocol):
     """What comes out of a machine. Asynchronous, since a person may look at it for hours."""
 
-    async def console(self, machine: UUID) -> ByteStream:
-        """The serial console, for reading and writing. Raises Conflict when the machine is off."""
+    async def console(self, machine: UUID, scrollback: int = 0) -> ByteStream:
+        """The serial console, for reading and writing; first come up to `scrollback` of the last bytes that it said.
+        Raises Conflict when the machine is off, and where a driver serves one at a time (a node agent lets any number
+        of people watch and type) while somebody has it."""
 
     async def vnc(self, machine: UUID) -> ByteStream:
         """A VNC (RFB) connection to its screen. Raises Conflict when the machine is off."""

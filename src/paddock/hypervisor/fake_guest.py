@@ -60,10 +60,11 @@ class FakeStreams:
     def __init__(self, host: FakeHost) -> None:
         self._host = host
 
-    async def console(self, machine: UUID) -> ByteStream:
+    async def console(self, machine: UUID, scrollback: int = 0) -> ByteStream:
         with self._host.faults.around("console", machine), self._host.changed:
             fake = self._host.running(machine)
-            return self._opened(fake, LocalStream(fake.greeting(), lambda data: self._typed(fake, data)))
+            past = bytes(fake.log[-scrollback:]) if scrollback > 0 else b""
+            return self._opened(fake, LocalStream(past + fake.greeting(), lambda data: self._typed(fake, data)))
 
     def _typed(self, fake: Fake, data: bytes) -> bytes:
         with self._host.changed:

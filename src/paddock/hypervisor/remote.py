@@ -15,7 +15,8 @@ import httpx
 from anyio.abc import ByteStream
 from pydantic import BaseModel, ValidationError
 from websockets.asyncio.client import ClientConnection, unix_connect
-from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from websockets.frames import CloseCode
 
 from paddock.base.errors import Invalid, PaddockError, Unavailable, from_wire
 from paddock.base.log import correlation_id
@@ -175,9 +176,9 @@ class WebSocketStream(ByteStream):
     async def receive(self, max_bytes: int = 65536) -> bytes:
         try:
             data = self._rest or await self._connection.recv(decode=False)
-        except ConnectionClosedOK as e:
-            raise anyio.EndOfStream from e
         except ConnectionClosed as e:
+            if e.rcvd and e.rcvd.code == CloseCode.NORMAL_CLOSURE:  # and not when the agent goes away
+                raise anyio.EndOfStream from e
             raise anyio.BrokenResourceError(e.rcvd.reason if e.rcvd else "the connection broke") from e
         self._rest = data[max_bytes:]
         return data[:max_bytes]
@@ -323,8 +324,8 @@ class RemoteStreams:
     def __init__(self, link: Link) -> None:
         self._link = link
 
-    async def console(self, machine: UUID) -> ByteStream:
-        return await self._link.stream(_of(machine, "/console"))
+    async def console(self, machine: UUID, scrollback: int = 0) -> ByteStream:
+        return await self._link.stream(_of(machine, f"/console?scrollback={scrollback}"))
 
     async def vnc(self, machine: UUID) -> ByteStream:
         return await self._link.stream(_of(machine, "/vnc"))

@@ -24,6 +24,7 @@ from paddock.hypervisor.qemu.machines import QemuMachines
 from paddock.hypervisor.qemu.snapshot import Snapshots
 from paddock.hypervisor.qemu.storage import QemuDisks
 from paddock.hypervisor.qemu.volumes import QemuVolumes
+from paddock.hypervisor.streams import Preceded
 from paddock.machine.state import GuestResult
 
 log = logging.getLogger(__name__)
@@ -111,11 +112,12 @@ class QemuStreams:
     def __init__(self, machines: QemuMachines) -> None:
         self._machines = machines
 
-    async def console(self, machine: UUID) -> ByteStream:
+    async def console(self, machine: UUID, scrollback: int = 0) -> ByteStream:
         live = self._machines.running(machine)
         for _ in range(HANG_UP_LOOKS):
             if not await anyio.to_thread.run_sync(live.serial_taken):
-                return await self._open(live, "serial.sock")
+                past = files.read_tail(live.directory.serial_log, scrollback) if scrollback > 0 else b""
+                return Preceded(past, await self._open(live, "serial.sock"))
             await anyio.sleep(HANG_UP_WAIT)
         raise Conflict("somebody else has this console open", hint="close it there, or read the console's log")
 
