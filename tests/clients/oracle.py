@@ -32,7 +32,9 @@ class Oracle:
         self.violations: list[str] = []
         self._http = httpx.AsyncClient(base_url=upstream, timeout=60, trust_env=False)
         app = Starlette(routes=[Route("/{path:path}", self._forward, methods=METHODS)])
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off", ws="none"))
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, port=0, log_level="error", lifespan="off", ws="none", timeout_keep_alive=75)
+        )
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         end = clock.monotonic() + START_SECONDS

@@ -194,6 +194,14 @@ def test_more_while_it_runs(cloud: Cloud) -> None:
         change(row, "micro", live=True)
 
 
+def test_what_waits_for_the_next_start_anyway_is_no_matter_of_a_live_change(cloud: Cloud) -> None:
+    row = cloud.running_server(plan="micro")
+    succeeded(cloud, wishes.reset_password(row, "$6$salt$other", ""))
+    Server.objects.filter(pk=row.pk).update(name="renamed")
+    succeeded(cloud, change(row, "small", live=True))
+    assert (cloud.machine(row).cpus, cloud.machine(row).memory_mib) == (2, 2048)
+
+
 def test_more_than_it_was_born_for_needs_a_stop(cloud: Cloud) -> None:
     row = cloud.running_server(plan="micro")
     Server.objects.filter(pk=row.pk).update(max_memory_mib=1024)

@@ -9,7 +9,7 @@ from tests.guests.stack import Stack, show_logs, stack
 
 @pytest.fixture(scope="session")
 def shared_stack() -> Iterator[Stack]:
-    with stack(workers=2) as made:
+    with stack(workers=2, images=("tiny", "rescue")) as made:
         yield made
 
 

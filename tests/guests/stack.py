@@ -44,6 +44,7 @@ class Plan:
     workers: int = 1
     host: str = "127.0.0.1"  # that the API listens on; others than loopback by HTTPS
     nodes: tuple[dict[str, Any], ...] = ({"name": "n1"},)
+    images: tuple[str, ...] = ("tiny",)  # of the catalogue, there from the start; others it builds itself
     env: dict[str, str] = field(default_factory=dict)
     database_url: str = ""
     source: Path | None = None  # another version's `src`; None: the one under test
@@ -251,10 +252,11 @@ class Stack:
         state.make(self.state)
         self._write_settings()
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "tester", "-f", self.key])
-        image = built_image("tiny")
-        sha256 = image.manifest.sha256
-        run(["cp", "-a", "--reflink=auto", image.directory, self.state.images / sha256])
-        StatusFile(self.state.uploads / "tiny.status.json").change(state="ready", percent=100, sha256=sha256)
+        for name in self.plan.images:
+            image = built_image(name)
+            sha256 = image.manifest.sha256
+            run(["cp", "-a", "--reflink=auto", image.directory, self.state.images / sha256])
+            StatusFile(self.state.uploads / f"{name}.status.json").change(state="ready", percent=100, sha256=sha256)
 
     def _write_settings(self) -> None:
         lines = [f"workers = {self.plan.workers}", "[api]", f'host = "{self.plan.host}"', f"port = {self.ports[0]}"]

@@ -18,6 +18,7 @@ from paddock.base.settings import ApiSettings, StateDir, default_state_dir, load
 
 logger = logging.getLogger(__name__)
 
+KEEP_ALIVE = 75  # seconds: longer than clients pause between looks at an action, or they send into a closing connection
 GRACE = 5  # seconds for requests in hand when it is told to stop
 LOOK = 6 * 3600.0  # seconds between looks whether the certificate is to be renewed, or was replaced
 
@@ -41,6 +42,7 @@ def _serve(state: StateDir, said: ApiSettings) -> None:
         port=said.port,
         log_config=None,
         access_log=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
         server_header=False,
         ws="websockets-sansio",

@@ -89,7 +89,9 @@ class ServerChanges(ServerSleep):
         _check_still_asked(server)
         try:
             check_can(server, "hot_add", "add CPUs or memory to a running server")
-            pending = tell(server, server.machine())
+            before, wanted = action_of(server).arguments["before"], server.machine()
+            was = wanted.model_copy(update={"cpus": before["cores"], "memory_mib": before["memory_mib"]})
+            pending = tell_change(server, was, wanted)
         except (StaleEpoch, Unavailable):
             raise
         except PaddockError:
@@ -117,14 +119,33 @@ class ServerChanges(ServerSleep):
         server.set(password_hash=password_hash)
         return Then(self.rest, finishes=True)
 
+    @step(seconds=BUILD_SECONDS, by_hand=False)
+    def disk_password(self, server: Server) -> Next[Server]:
+        """Have root's password changed on the disk of a server that is off, in a helper guest."""
+        check_can(server, "offline_edits", "work on disks of servers that are off")
+        if server.status != Status.OFF:
+            raise Conflict(f"server {server.name} is {server.status}", hint="power it off first, or ask its guest agent")
+        if not is_defined(server):
+            raise Conflict(f"server {server.name} has no disk yet", hint="start it once")
+        if wait := bring.surely(node_of(server), helper := helper_image()):
+            return wait
+        password_hash = action_of(server).arguments["password_hash"]
+        disks = host_of(server).disks
+        progress = disks.set_password(server.uuid, "root", password_hash, helper.sha256, server.epoch)
+        if progress.error:
+            raise Refused(f"the password on the disk of server {server.name} is as it was: {progress.error}")
+        if not progress.done:
+            return Again(0.3, f"a helper guest: {progress.doing}")
+        server.set(password_hash=password_hash)
+        return Then(self.rest, finishes=True)
+
     # The rescue system
 
     @step(seconds=BUILD_SECONDS, by_hand=False)
     def rescue(self, server: Server) -> Next[Server]:
         """Bring the rescue system to the node; the next start within an hour boots it."""
         check_can(server, "rescue", "boot a rescue system")
-        image = Image.objects.get(type="rescue", project=None)
-        if wait := bring.surely(node_of(server), image):
+        if wait := bring.surely(node_of(server), image := helper_image()):
             return wait
         server.set(rescue_sha256=image.sha256, rescue_until=from_now(RESCUE_SECONDS))
         return Then(self.rest, finishes=True)
@@ -147,9 +168,9 @@ class ServerChanges(ServerSleep):
 
     def _swap_iso(self, server: Server, iso: Image | None) -> Next[Server]:
         if is_defined(server):
-            anyway = tell(server, server.machine())  # what waits for the next start already is no matter of this one
-            wanted = server.machine().model_copy(update={"iso": iso.sha256 if iso else None})
-            if pending := [p for p in tell(server, wanted) if p not in anyway]:
+            was = server.machine()
+            wanted = was.model_copy(update={"iso": iso.sha256 if iso else None})
+            if pending := tell_change(server, was, wanted):
                 raise Unsupported("; ".join(pending), hint="power the server off first")
             server.set(told=server.revision)
         with transaction.atomic():
@@ -200,6 +221,14 @@ class ServerChanges(ServerSleep):
 # What these steps share
 
 
+def helper_image() -> Image:
+    """What rescue systems and helper guests boot. Raises Unsupported."""
+    image = Image.objects.filter(type="rescue", project=None).first()
+    if image is None:
+        raise Unsupported("this cloud has no rescue system, which works on disks")
+    return image
+
+
 def is_defined(server: Server) -> bool:
     """Whether its node has a machine of it."""
     try:
@@ -214,6 +243,12 @@ def tell(server: Server, machine: Machine) -> tuple[str, ...]:
     machines = host_of(server).machines
     machines.ensure(machine, server.epoch)
     return machines.adapt(server.uuid, server.epoch).pending
+
+
+def tell_change(server: Server, was: Machine, wanted: Machine) -> list[str]:
+    """As `tell`, but what waits for the next start anyway (a new password, say) is no matter of this change."""
+    anyway = tell(server, was)
+    return [p for p in tell(server, wanted) if p not in anyway]
 
 
 def choose_system(server: Server) -> None:
