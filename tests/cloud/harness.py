@@ -71,6 +71,7 @@ class Cloud:
             model.objects.all().delete()
         Image.objects.exclude(project=None, type__in=("system", "rescue")).delete()
         Image.objects.filter(type="rescue").update(state="absent", sha256="", manifest={}, step="rest", next_at=None)
+        Image.objects.filter(catalogue=True).exclude(url="").update(state="absent", step="rest", next_at=None)
         Project.objects.exclude(name="default").delete()
         Project.objects.update(**{f"limit_{name}": None for name in quota.WORDS})
         Node.objects.exclude(name="n1").delete()

@@ -27,7 +27,7 @@ from tests.cloud.harness import Cloud
 from tests.rules import v1_routes
 
 PUBLIC = {"GET /x/v1/version", "WS /x/v1/console/{secret}"}  # a console's address is its own secret
-SHARED = v1_routes.SHARED | {"GET /x/v1/limits", "GET /x/v1/base"}  # the same for every project
+SHARED = v1_routes.SHARED | {"GET /x/v1/limits", "GET /x/v1/catalogue", "GET /x/v1/base"}  # the same for every project
 PLAN = {"name": "plan-{new}", "cores": 1, "memory_mib": 64, "disk_gib": 1}
 OPERATORS: dict[str, tuple[str, Any]] = {  # what an operator asks for, and with which body: it must succeed
     "GET /admin/v1/nodes": ("", None),
@@ -44,6 +44,9 @@ OPERATORS: dict[str, tuple[str, Any]] = {  # what an operator asks for, and with
     "GET /admin/v1/images/{id}": ("image", None),
     "POST /admin/v1/images/{id}/publish": ("spare_image", None),
     "DELETE /admin/v1/images/{id}": ("spare_image", None),
+    "POST /admin/v1/images/{id}/look": ("published_image", None),
+    "POST /admin/v1/images/{id}/refresh": ("published_image", None),
+    "POST /admin/v1/images/prune": ("", {"dry_run": True}),
     "GET /admin/v1/projects": ("", None),
     "POST /admin/v1/projects": ("", {"name": "spare-{new}"}),
     "GET /admin/v1/projects/{id}": ("project", None),
@@ -69,6 +72,7 @@ OWNED: dict[str, tuple[str, Any]] = {
     "DELETE /x/v1/tokens/{id}": ("token", None),
     "GET /x/v1/servers/{id}/timeline": ("server", None),
     "GET /x/v1/servers/{id}/console_log": ("server", None),
+    "POST /x/v1/servers/{id}/actions/create_image": ("server", {"name": "image-{new}"}),
     "POST /x/v1/servers/{id}/actions/pause": ("server", None),
     "POST /x/v1/servers/{id}/actions/resume": ("server", None),
     "POST /x/v1/servers/{id}/exec": ("server", {"argv": ["true"]}),
@@ -126,6 +130,9 @@ def _spare(kind: str) -> int | None:
             return Node.objects.get(name="n1").pk
         case "spare_type":
             return ServerType.objects.create(name=name, cores=1, memory_mib=64, disk_gib=1).pk
+        case "published_image":
+            Image.objects.filter(name="debian-13").update(step="rest", state="ready")
+            return Image.objects.get(name="debian-13").pk
         case "spare_image":
             return Image.objects.create(name=name, step="rest", next_at=None, state="ready").pk
     return None

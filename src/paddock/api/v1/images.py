@@ -14,6 +14,7 @@ from paddock.api.paging import Meta, as_id, described, flag, get, many, page
 from paddock.api.v1 import actions
 from paddock.api.v1.common import Body, Labels, Line, Protection, Reply, Time
 from paddock.cloud.flows import image as flow
+from paddock.cloud.flows import origin
 from paddock.cloud.models import Image
 from paddock.machine.spec import GIB
 
@@ -57,6 +58,10 @@ class ImageReply(Reply):
     x_problem: str | None
     x_default_user: str
     x_cloud_init: bool
+    x_cleaned: list[str] | None = None
+    x_shared: list[str] = []
+    x_published: str | None = None
+    x_verified: str | None = None
 
 
 class OneImage(Reply):
@@ -102,6 +107,7 @@ def shown(image: Image) -> ImageReply:
         created=image.created,
         created_from=_created_from(image),
         protection=Protection(delete=image.protect_delete),
+        deprecated=origin.ended(image),
         deleted=image.deleted,
         os_flavor=image.os_flavor,
         os_version=image.os_version or None,
@@ -113,6 +119,10 @@ def shown(image: Image) -> ImageReply:
         x_problem=image.problem or None,
         x_default_user=image.default_user,
         x_cloud_init=image.cloud_init,
+        x_cleaned=image.cleaned,
+        x_shared=image.shared,
+        x_published=image.url or None if image.catalogue else None,
+        x_verified=image.verified or None,
     )
 
 
@@ -162,7 +172,8 @@ QUERY = described(
 def list_images(request: HttpRequest) -> ManyImages:
     """All images that the project may use."""
     rows = visible(request)
-    flag(request, "include_deprecated")  # none of ours is
+    if not flag(request, "include_deprecated") and not many(request, "name"):
+        rows = rows.exclude(catalogue=True, name__in=origin.old_names())
     if kinds := many(request, "type", TYPES):
         rows = rows.filter(type__in=kinds)
     if states := many(request, "status", STATES):

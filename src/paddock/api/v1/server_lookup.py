@@ -7,6 +7,7 @@ from paddock.api.auth import project
 from paddock.api.errors import invalid
 from paddock.api.paging import by_id_or_name
 from paddock.api.v1 import images, isos, placement_groups, server_types
+from paddock.cloud.flows import origin
 from paddock.cloud.models import Image, PlacementGroup, ServerType, Volume
 from paddock.machine.spec import GIB
 
@@ -35,6 +36,8 @@ def image_of(request: HttpRequest, wanted: int | str) -> Image:
     visible = images.visible(request)
     found: Image | None = by_id_or_name(visible.order_by(F("project").asc(nulls_last=True)), wanted)
     if found is None:
+        if (entry := origin.catalogue().find(str(wanted))) and entry.refused:
+            raise invalid("image", f"image '{entry.name}' is refused: {entry.refused}")
         names = visible.exclude(name="").order_by("id").values_list("name", flat=True)[:MAX_NAMED]
         raise invalid("image", f"there is no image '{wanted}'; there are {', '.join(names)}")
     if found.project_id is not None and found.state != "ready":

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
+from paddock.base import clock
 from paddock.base.errors import Conflict
 from paddock.cloud.flows import actions
 from paddock.cloud.flows.engine import from_now, wake
@@ -37,6 +38,12 @@ def ended(image: Image) -> datetime | None:
     """Since when its publisher has not looked after it; None while it does, or nobody knows."""
     entry = entry_of(image)
     return datetime.combine(entry.ended, time(), timezone.utc) if entry and entry.ended else None  # noqa: UP017
+
+
+def old_names() -> list[str]:
+    """The names of those that nobody looks after any more."""
+    today = clock.now().date()
+    return [entry.name for entry in catalogue().offered if entry.ended and entry.ended < today]
 
 
 def first_step(image: Image) -> tuple[str, float]:
