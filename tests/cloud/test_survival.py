@@ -35,16 +35,18 @@ CHANGES = {
     "change_server_type": ["retype"],
     "change_server_type while it runs": ["grow"],
     "reset_password": ["password"],
+    "reset_password offline": ["disk_password"],
     "enable_rescue": ["rescue"],
     "reboot_server into rescue": ["come_down", "cloud_init", "start"],
     "reset_server into rescue": ["reset"],
     "attach_iso": ["insert_iso"],
     "detach_iso": ["eject_iso"],
     "create_image": ["snapshot", "await_image"],
+    "create_image cleaned": ["snapshot", "await_image"],
 }
 POINTS = [(command, step) for command, steps in LIVES.items() for step in steps]
 POINTS_OF_CHANGES = [(command, step) for command, steps in CHANGES.items() for step in steps]
-ENDS = {"stop_server": "off", "shutdown_server": "off", "change_server_type": "off"}
+ENDS = {"stop_server": "off", "shutdown_server": "off", "change_server_type": "off", "reset_password offline": "off"}
 BOOTED = ("shutdown_server",)  # a guest that boots does not hear it
 EFFECTS = [
     ("create_server", "clone"),
@@ -97,7 +99,8 @@ def begin_change(cloud: Cloud, command: str) -> Server:
     """A server of which this change was just asked, and nothing done yet."""
     if command == "create_server with a volume":
         return cloud.new_server(volumes=[a_volume(cloud)])
-    row = cloud.stopped_server() if command == "change_server_type" else cloud.running_server(plan="micro")
+    off = command in ("change_server_type", "reset_password offline")
+    row = cloud.stopped_server() if off else cloud.running_server(plan="micro")
     plan = ServerType.objects.get(name="small")
     match command:
         case "rebuild_server":
@@ -108,10 +111,16 @@ def begin_change(cloud: Cloud, command: str) -> Server:
             wishes.change_type(row, plan, upgrade_disk=False, live=True, correlation_id="")
         case "reset_password":
             wishes.reset_password(row, "$6$salt$hash", "")
+        case "reset_password offline":
+            make_image("rescue", "rescue", Role.KERNEL, Role.INITRD)
+            wishes.reset_password(row, "$6$salt$hash", "", offline=True)
         case "attach_iso" | "detach_iso":
             wishes.attach_iso(row, make_image("cd", "iso", Role.ISO), "")
         case "create_image":
             wishes.create_image(row, "a snapshot", {}, "")
+        case "create_image cleaned":
+            make_image("rescue", "rescue", Role.KERNEL, Role.INITRD)
+            wishes.create_image(row, "a template", {}, "", wishes.Template("base"))
         case _:
             make_image("rescue", "rescue", Role.KERNEL, Role.INITRD)
             wishes.enable_rescue(row, [], "", "")

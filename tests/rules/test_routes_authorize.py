@@ -72,6 +72,7 @@ OWNED: dict[str, tuple[str, Any]] = {
     "DELETE /x/v1/tokens/{id}": ("token", None),
     "GET /x/v1/servers/{id}/timeline": ("server", None),
     "GET /x/v1/servers/{id}/console_log": ("server", None),
+    "POST /x/v1/servers/{id}/actions/create_image": ("server", {"name": "image-{new}"}),
     "POST /x/v1/servers/{id}/actions/pause": ("server", None),
     "POST /x/v1/servers/{id}/actions/resume": ("server", None),
     "POST /x/v1/servers/{id}/exec": ("server", {"argv": ["true"]}),

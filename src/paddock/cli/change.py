@@ -101,15 +101,24 @@ def change_type(
 
 
 @app.command("reset-password")
-def reset_password(ctx: typer.Context, server: Server, output: Output = Format.TABLE) -> None:
-    """Give root a new password, by the guest agent of the running server.
+def reset_password(
+    ctx: typer.Context,
+    server: Server,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only on the disk of a server that is off; taken by itself when it is.")
+    ] = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Give root a new password: by the guest agent of a running server, or on the disk of one that is off.
 
     Examples:
       paddock server reset-password web
+      paddock stop web && paddock server reset-password web --offline
     """
     api = api_of(ctx)
     thing = lookup.server(api, server)
-    answer = _act(api, thing, "reset_password")
+    offline = offline or thing["status"] == "off"
+    answer = _act(api, thing, "reset_password", {"x_offline": True} if offline else None)
     until_done(api, str(thing["name"]), answer["action"], "has a new root password", quiet=output is Format.JSON)
     if output is Format.JSON:
         show_json(answer)

@@ -90,6 +90,7 @@ def show_image(ctx: typer.Context, image: Image, output: Output = Format.TABLE) 
         ("State", _state(i)),
         ("Doing", i.get("x_doing")), ("Problem", i.get("x_problem")), ("System", i.get("os_flavor")),
         ("Version", i.get("os_version")), ("Login", i.get("x_default_user")), ("cloud-init", i.get("x_cloud_init")),
+        ("Removed", "; ".join(i.get("x_cleaned") or ())), ("Shared", "; ".join(i.get("x_shared") or ())),
         ("Disk", _disk(i)), ("Size", gigabytes(i["image_size"]) if i.get("image_size") else None),
         ("Made of", (i.get("created_from") or {}).get("name")), ("Content", i.get("x_sha256")),
         ("Protected", (i.get("protection") or {}).get("delete")), ("Labels", i.get("labels")),

@@ -26,6 +26,7 @@ from paddock.cli import (
     env,
     execute,
     image,
+    image_create,
     inventory,
     iso,
     launch,
@@ -139,6 +140,7 @@ app.command("ls", rich_help_panel=server.PANEL)(server.list_servers)
 power.register(app)
 change.register(app)
 server.app.command("metrics")(metrics.metrics)
+image.app.command("create")(image_create.create)
 words.register(app)
 for command in (ssh, console, execute):
     command.register(app)

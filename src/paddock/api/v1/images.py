@@ -58,6 +58,8 @@ class ImageReply(Reply):
     x_problem: str | None
     x_default_user: str
     x_cloud_init: bool
+    x_cleaned: list[str] | None = None
+    x_shared: list[str] = []
     x_published: str | None = None
     x_verified: str | None = None
 
@@ -117,6 +119,8 @@ def shown(image: Image) -> ImageReply:
         x_problem=image.problem or None,
         x_default_user=image.default_user,
         x_cloud_init=image.cloud_init,
+        x_cleaned=image.cleaned,
+        x_shared=image.shared,
         x_published=image.url or None if image.catalogue else None,
         x_verified=image.verified or None,
     )

@@ -41,11 +41,14 @@ def _with_password(action: Action, password: str | None) -> Status[PasswordActio
 
 
 @router.post(f"{ON_SERVER}/reset_password", response={201: PasswordAction})
-def reset_password(request: HttpRequest, id: int) -> Status[PasswordAction]:
-    """Give root a new password in the running guest, by its guest agent."""
-    server = own_server(request, id)
+def reset_password(
+    request: HttpRequest, id: int, body: server_body.ResetPassword | None = None
+) -> Status[PasswordAction]:
+    """Give root a new password in the running guest, by its guest agent. With `x_offline`, on the disk of a server that
+    is off, in a helper guest without a network."""
+    server, offline = own_server(request, id), body is not None and body.x_offline
     password, password_hash = new_root_password()
-    return _with_password(wishes.reset_password(server, password_hash, correlation(request)), password)
+    return _with_password(wishes.reset_password(server, password_hash, correlation(request), offline=offline), password)
 
 
 @router.post(f"{ON_SERVER}/rebuild", response={201: PasswordAction})

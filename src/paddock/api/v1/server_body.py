@@ -136,6 +136,10 @@ class ChangeType(Body):
     x_live: bool = False  # add CPUs and memory while it runs
 
 
+class ResetPassword(Body):
+    x_offline: bool = False
+
+
 class Snapshot(Body):
     type: Literal["snapshot", "backup"] = "snapshot"
     description: Annotated[Line, Field(max_length=200)] = ""

@@ -240,7 +240,7 @@ class ServerFlow(ServerChanges):
             "resume_server": self.resume,
             "rebuild_server": self.rebuild,
             "change_server_type": self.grow if action.arguments.get("live") else self.retype,
-            "reset_password": self.password,
+            "reset_password": self.disk_password if action.arguments.get("offline") else self.password,
             "enable_rescue": self.rescue,
             "attach_iso": self.insert_iso,
             "detach_iso": self.eject_iso,
@@ -293,7 +293,7 @@ class ServerFlow(ServerChanges):
             case "insert_iso" | "eject_iso":
                 server.set(revision=F("revision") + 1)  # its node may have been told
                 return Then(self.rest)
-            case "password" | "rescue" | "drop_snapshot" | "adapt":
+            case "password" | "disk_password" | "rescue" | "drop_snapshot" | "adapt":
                 return Then(self.rest)
             case "pause" | "resume":
                 return Then(self.look if server.node is not None else self.rest)

@@ -30,8 +30,9 @@ from paddock.cloud.flows.steps import Again, Next, Then, step
 from paddock.cloud.models import Image, Server
 from paddock.cloud.models.server import Status
 from paddock.cloud.nodes import hypervisor
+from paddock.machine.cleaning import Cleaning, Trace
 from paddock.machine.spec import Machine, Power
-from paddock.machine.state import Phase
+from paddock.machine.state import Phase, Snapshot
 
 SNAPSHOT_SECONDS = 6 * 3600.0
 PASSWORD_SECONDS = 60.0
@@ -124,7 +125,7 @@ class ServerChanges(ServerSleep):
         """Have root's password changed on the disk of a server that is off, in a helper guest."""
         check_can(server, "offline_edits", "work on disks of servers that are off")
         if server.status != Status.OFF:
-            raise Conflict(f"server {server.name} is {server.status}", hint="power it off first, or ask its guest agent")
+            raise Conflict(f"server {server.name} is {server.status}", hint="power it off first")
         if not is_defined(server):
             raise Conflict(f"server {server.name} has no disk yet", hint="start it once")
         if wait := bring.surely(node_of(server), helper := helper_image()):
@@ -183,22 +184,37 @@ class ServerChanges(ServerSleep):
 
     @step(seconds=SNAPSHOT_SECONDS, by_hand=False)
     def snapshot(self, server: Server) -> Next[Server]:
-        """Have its disk copied as it is at one moment, and hand the copy to the image's own life."""
+        """Have its disk copied as it is at one moment, cleaned if that was asked for, and hand the copy to the image's
+        own life."""
         check_can(server, "snapshots", "take snapshots")
         image = asked_image(server)
         if image.step != "rest" or image.state != "building":
             return Then(self.await_image)
+        cleaning = self._cleaning(server)
+        if isinstance(cleaning, Again):
+            return cleaning
         target = str(settings.STATE.uploads / f"image-{image.pk}")
-        taken = host_of(server).disks.snapshot(server.uuid, _uuid(image), target, server.epoch)
+        taken = host_of(server).disks.snapshot(server.uuid, _uuid(image), target, server.epoch, cleaning)
         if taken.error:
-            raise Refused(f"the disk of server {server.name} could not be copied: {taken.error}")
+            raise Refused(f"no image could be made of the disk of server {server.name}: {taken.error}")
         if not taken.done:
             percent = taken.bytes_done * 100 // taken.bytes_total if taken.bytes_total else 0
-            Image.objects.filter(pk=image.pk, step="rest").update(percent=percent, doing="copying the disk")
+            doing = taken.doing or "copying the disk"
+            Image.objects.filter(pk=image.pk, step="rest").update(percent=percent, doing=doing[:200])
             mib = 2**20
-            return Again(0.3, f"{taken.bytes_done // mib} of {taken.bytes_total // mib} MiB copied")
-        _hand_over(image, frozen=taken.frozen, not_frozen=taken.not_frozen)
+            return Again(0.3, f"{doing}: {taken.bytes_done // mib} of {taken.bytes_total // mib} MiB copied")
+        _hand_over(image, taken, cleaned=cleaning is not None)
         return Then(self.await_image)
+
+    def _cleaning(self, server: Server) -> Cleaning | Again | None:
+        """How its copy is to be cleaned, once its node has what does that; None: it stays as it is."""
+        keep = action_of(server).arguments.get("keep")
+        if keep is None:
+            return None
+        check_can(server, "offline_edits", "clean images")
+        if wait := bring.surely(node_of(server), helper := helper_image()):
+            return wait
+        return Cleaning(helper=helper.sha256, keep=tuple(Trace(word) for word in keep))
 
     @step(seconds=SNAPSHOT_SECONDS, by_hand=False)
     def await_image(self, server: Server) -> Next[Server]:
@@ -285,11 +301,13 @@ def _uuid(image: Image) -> UUID:
     return image.uuid
 
 
-def _hand_over(image: Image, *, frozen: bool, not_frozen: str) -> None:
+def _hand_over(image: Image, taken: Snapshot, *, cleaned: bool) -> None:
     with transaction.atomic():
         Image.objects.filter(pk=image.pk, step="rest", state="building").update(
-            frozen=frozen,
-            not_frozen=not_frozen[:200],
+            frozen=taken.frozen,
+            not_frozen=taken.not_frozen[:200],
+            cleaned=list(taken.cleaned) if cleaned else None,
+            shared=list(taken.shared),
             doing="waiting for a worker",
             step="take_in",
             step_since=Now(),

@@ -3,6 +3,7 @@
 Refused at once is what the rows already forbid; what only the node or the guest can say fails the action.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from django.db import transaction
@@ -24,6 +25,7 @@ from paddock.cloud.flows import actions, claim, quota
 from paddock.cloud.flows.engine import wake
 from paddock.cloud.models import Action, Image, Node, PlacementGroup, Server, ServerType
 from paddock.cloud.models.server import Status
+from paddock.machine.cleaning import Trace
 from paddock.machine.spec import GIB
 
 KIND = "server"
@@ -147,10 +149,14 @@ def _check_live(server: Server, plan: ServerType, disk_gib: int, *, live: bool) 
 # In its guest
 
 
-def reset_password(server: Server, password_hash: str, correlation_id: str) -> Action:
-    """Give root in the guest another password, by the guest agent."""
+def reset_password(server: Server, password_hash: str, correlation_id: str, *, offline: bool = False) -> Action:
+    """Give root in the guest another password, by the guest agent; `offline`: on the disk of a server that is off.
+    Raises NotStopped."""
     with actions.alone(KIND, server) as row:
-        return _wish(row, "reset_password", correlation_id, password_hash=password_hash)
+        if offline and row.status != Status.OFF:
+            raise NotStopped(f"server {row.name} is {row.status}", hint="power it off first, or ask its guest agent")
+        more = {"offline": True} if offline else {}
+        return _wish(row, "reset_password", correlation_id, password_hash=password_hash, **more)
 
 
 def enable_rescue(server: Server, keys: list[str], password_hash: str, correlation_id: str) -> Action:
@@ -189,23 +195,36 @@ def detach_iso(server: Server, correlation_id: str) -> Action:
 # Its image
 
 
-def create_image(server: Server, description: str, labels: dict[str, str], correlation_id: str) -> tuple[Image, Action]:
-    """Take a snapshot of its disk. Raises Conflict when it has none, LimitExceeded."""
+@dataclass(frozen=True)
+class Template:
+    """An image to make other servers of: what it is called, and what they shall share after all."""
+
+    name: str
+    keep: tuple[Trace, ...] = ()
+
+
+def create_image(
+    server: Server, description: str, labels: dict[str, str], correlation_id: str, template: Template | None = None
+) -> tuple[Image, Action]:
+    """Take a snapshot of its disk; with `template`, one under a name that is cleaned of what two servers must not
+    share. Raises Conflict when it has none, LimitExceeded, IntegrityError for a name that is taken."""
     with actions.alone(KIND, server) as row:
         if row.node_id is None or not row.image_sha256:
             raise Conflict(f"server {row.name} has no disk yet")
         quota.check(row.project_id, snapshots=1)
-        image = _snapshot_row(row, description, labels)
-        action = actions.begin(
-            KIND, row, "create_image", correlation_id, {"image": image.pk}, [actions.about("image", image)]
-        )
+        image = _snapshot_row(row, description, labels, template.name if template else "")
+        wanted: dict[str, Any] = {"image": image.pk}
+        if template:
+            wanted["keep"] = [trace.value for trace in template.keep]
+        action = actions.begin(KIND, row, "create_image", correlation_id, wanted, [actions.about("image", image)])
         wake(row, KIND, urgent=True)
     return image, action
 
 
-def _snapshot_row(server: Server, description: str, labels: dict[str, str]) -> Image:
+def _snapshot_row(server: Server, description: str, labels: dict[str, str], name: str) -> Image:
     base = server.image
     return Image.objects.create(
+        name=name,
         project_id=server.project_id,
         type="snapshot",
         state="building",

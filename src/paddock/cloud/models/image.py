@@ -48,6 +48,8 @@ class Image(Living):
     kernel_of = models.CharField(max_length=64, default="")  # the image whose kernel and initrd a snapshot boots by
     frozen = models.BooleanField(null=True)  # a snapshot: whether the file systems were held still for it
     not_frozen = models.CharField(max_length=200, default="")  # why not
+    cleaned = models.JSONField(null=True)  # what of one server was removed from it; null: it is as its server was
+    shared = models.JSONField(default=list)  # what of it all servers share that are made of it
     delete_requested = models.BooleanField(default=False)
     deleted = models.DateTimeField(null=True)
     created = models.DateTimeField(db_default=Now())
