@@ -6,14 +6,17 @@ import io
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import anyio
 import pycdlib
 import pytest
 from django.conf import settings
+from starlette.requests import ClientDisconnect
 
+from paddock.api import uploads
 from paddock.base import clock
 from paddock.cloud import housekeeping
 from paddock.cloud.models import Action, Image
@@ -128,6 +131,24 @@ def test_an_upload_that_is_cut_off_is_gone_on_with(stream: Stream, image: Image,
     _until(lambda: received(stream, image) == 123_456)
     _until(lambda: stream("PUT", f"{content_of(image)}?offset=123456", content=CONTENT[123_456:]).status_code == 202)
     assert upload_of(image.pk).read_bytes() == CONTENT
+
+
+def test_a_sender_that_falls_silent_lets_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "SILENCE", 0.05)
+    came: list[bytes] = []
+
+    async def silent() -> AsyncIterator[bytes]:
+        yield b"some"
+        await anyio.sleep(10)
+        yield b"more"
+
+    async def receive() -> None:
+        async for chunk in uploads._arriving(silent()):
+            came.append(chunk)
+
+    with pytest.raises(ClientDisconnect):
+        anyio.run(receive)
+    assert came == [b"some"]
 
 
 def test_upload_with_another_checksum(stream: Stream, image: Image) -> None:

@@ -26,6 +26,7 @@ from paddock.cloud.models import Action, Image
 
 RANGE = re.compile(r"bytes (\d{1,16})-(\d{1,16})/(\d{1,16}|\*)")
 ISO = "iso"
+SILENCE = 45.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ async def _receive(chunks: AsyncIterator[bytes], file: BinaryIO, part: Part) -> 
     most = None if part.size is None else part.start + part.size
     target = anyio.wrap_file(file)
     try:
-        async for chunk in chunks:
+        async for chunk in _arriving(chunks):
             size += len(chunk)
             if most is not None and size > most:
                 raise invalid("body", "is longer than was said")
@@ -206,6 +207,20 @@ async def _receive(chunks: AsyncIterator[bytes], file: BinaryIO, part: Part) -> 
     finally:
         await _flush(target)
     return size, "" if part.start else digest.hexdigest()
+
+
+async def _arriving(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Raises ClientDisconnect when nothing comes for SILENCE: who sent it may be gone without a word, and holds the
+    file."""
+    while True:
+        try:
+            with anyio.fail_after(SILENCE):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            raise ClientDisconnect from None
+        if chunk is None:
+            return
+        yield chunk
 
 
 async def _flush(target: "anyio.AsyncFile[bytes]") -> None:

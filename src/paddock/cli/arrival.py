@@ -174,8 +174,8 @@ def _send(api: Api, wish: Wish, thing: Json, source: upload.Source) -> Json:
         _stopped(api, wish, content, source)
     except Unavailable as error:
         raise Unavailable(error.message, hint="the same command goes on where this ended, within a day") from error
-    except Conflict:
-        raise
+    except Conflict as error:
+        raise Conflict(error.message, hint="if that was you: within a minute the same command goes on") from error
     except PaddockError:
         _remove(api, wish, thing)
         raise

@@ -126,7 +126,7 @@ class Bar:
     """How far a file is: a bar on a terminal, a line now and then elsewhere. Without a title it shows nothing."""
 
     def __init__(self, title: str, size: int) -> None:
-        self._title, self._size, self._here = title, size, 0
+        self._title, self._size, self._here, self._begun = title, size, 0, 0
         self._said = clock.monotonic()
         narrow = stderr().width < NARROW
         more = () if narrow else (TransferSpeedColumn(), TimeRemainingColumn())
@@ -149,9 +149,9 @@ class Bar:
 
     def at(self, here: int) -> None:
         """So much is there already."""
-        if here and self._title and self._bar.disable:
+        if here != self._begun and self._title and self._bar.disable:
             stderr().print(f"{self._title}: {file_size(here)} are there already")
-        self._here = here
+        self._here = self._begun = here
         self._bar.update(self._task, completed=here)
 
     def advance(self, more: int) -> None:
