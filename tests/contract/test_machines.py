@@ -7,7 +7,7 @@ import pytest
 
 from paddock import __version__
 from paddock.base import clock
-from paddock.base.errors import Conflict, Invalid, NotFound, PortTaken
+from paddock.base.errors import Conflict, Invalid, NotFound, PortTaken, Refused
 from paddock.hypervisor.base import Hypervisor
 from paddock.machine.spec import Power
 from paddock.machine.state import Phase
@@ -129,6 +129,26 @@ def test_a_kernel_of_the_images_own_gets_no_arguments(hypervisor: Hypervisor, ma
     machine = made.new()
     with pytest.raises(Invalid, match="a kernel of its own"):
         hypervisor.machines.ensure(machine.model_copy(update={"kernel_args": "quiet"}), 1)
+
+
+def test_the_firmware_changes_with_a_start(hypervisor: Hypervisor, made: Made) -> None:
+    """Also a machine that is off takes it; a driver without UEFI says so before anything is changed."""
+    machines, machine = hypervisor.machines, made.new()
+    uefi = machine.model_copy(update={"firmware": "uefi"})
+    if not machines.capabilities().uefi:
+        with pytest.raises(Refused, match="UEFI"):
+            machines.ensure(uefi, 1)
+        return
+    machines.power(machine.uuid, Power.ON_PAUSED, 1)
+    machines.ensure(uefi, 1)
+    assert machines.adapt(machine.uuid, 1).pending == ("it boots by another firmware from its next start on",)
+    machines.power(machine.uuid, Power.OFF, 1)
+    machines.power(machine.uuid, Power.ON_PAUSED, 1)
+    assert machines.adapt(machine.uuid, 1).pending == ()
+    machines.power(machine.uuid, Power.OFF, 1)
+    machines.ensure(machine, 1)
+    machines.power(machine.uuid, Power.ON_PAUSED, 1)
+    assert machines.adapt(machine.uuid, 1).pending == ()
 
 
 def test_one_boot_of_a_host_is_told_by_the_same_word(harness: Harness) -> None:

@@ -48,6 +48,20 @@ def _nothing_left(store: ImageStore) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["raw", "qcow2"])
+def test_what_boots_it_is_found_out_or_said(
+    kind: str, request: pytest.FixtureRequest, store: ImageStore, tmp_path: Path
+) -> None:
+    upload: Path = request.getfixturevalue(kind)
+    assert import_disk(upload, store, "bios").firmware == "bios"
+    assert import_disk(upload, store, "told", firmware="uefi").firmware == "uefi"
+    efi = bytearray(CONTENT)
+    efi[450] = 0xEF
+    (tmp_path / "efi.raw").write_bytes(efi)
+    run(["qemu-img", "convert", "-f", "raw", "-O", kind, tmp_path / "efi.raw", tmp_path / "efi"])
+    assert import_disk(tmp_path / "efi", store, "efi").firmware == "uefi"
+
+
+@pytest.mark.parametrize("kind", ["raw", "qcow2"])
 def test_an_imported_disk_has_the_same_contents(
     kind: str, request: pytest.FixtureRequest, store: ImageStore, tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def show_image(ctx: typer.Context, image: Image, output: Output = Format.TABLE) 
         ("Doing", i.get("x_doing")), ("Problem", i.get("x_problem")), ("System", i.get("os_flavor")),
         ("Version", i.get("os_version")), ("Login", i.get("x_default_user")), ("cloud-init", i.get("x_cloud_init")),
         ("Removed", "; ".join(i.get("x_cleaned") or ())), ("Shared", "; ".join(i.get("x_shared") or ())),
+        ("Firmware", i.get("x_firmware")),
         ("Disk", _disk(i)), ("Size", gigabytes(i["image_size"]) if i.get("image_size") else None),
         ("Made of", (i.get("created_from") or {}).get("name")), ("Content", i.get("x_sha256")),
         ("Protected", (i.get("protection") or {}).get("delete")), ("Labels", i.get("labels")),
@@ -139,6 +140,9 @@ def import_image(
     os_version: Annotated[str, typer.Option(help="Such as 12.", show_default=False)] = "",
     user: Annotated[str, typer.Option(help="Who logs in.")] = "root",
     cloud_init: Annotated[bool, typer.Option(help="Whether it has cloud-init.")] = True,
+    firmware: Annotated[
+        Literal["bios", "uefi"] | None, typer.Option(help="What boots it; else found out.", show_default=False)
+    ] = None,
     no_wait: NoWait = False,
     output: Output = Format.TABLE,
 ) -> None:
@@ -156,6 +160,7 @@ def import_image(
     given: Json = {"description": description or name, "os_flavor": os_flavor}
     given |= {"x_default_user": user, "x_cloud_init": cloud_init}
     about: Json = {"name": name, "url": address, "os_version": os_version}
+    about |= {"firmware": firmware} if firmware else {}
     about |= {key.removeprefix("x_"): value for key, value in given.items()}
     arrival.bring(api_of(ctx), arrival.Wish(arrival.IMAGE, about, given, not no_wait, output), path, sha256)
 

@@ -18,6 +18,9 @@ from paddock.cli.session import api_of
 TRIES = 5  # names of our own making that may turn out to be taken
 READY = 600.0  # seconds; the control plane watches readiness for as long
 
+BootBy = typer.Option(help="What boots it; else as its image says.", show_default=False)
+Firmware = Annotated[Literal["bios", "uefi"] | None, BootBy]
+
 
 @dataclass(frozen=True)
 class Order:
@@ -40,6 +43,7 @@ class Order:
     placement_group: int = 0
     start: bool = True
     base: bool = True
+    firmware: str = ""
 
     def body(self, name: str) -> Json:
         """The request that creates one of them."""
@@ -48,6 +52,7 @@ class Order:
             "ssh_keys": list(self.ssh_keys), "labels": dict(self.labels), "start_after_create": self.start,
             "x_restart": self.restart, "user_data": self.user_data, "x_group": self.group, "x_role": self.role,
             "location": self.location, "placement_group": self.placement_group or "",
+            "x_firmware": self.firmware,
         }  # fmt: skip
         if self.volumes:
             wanted |= {"volumes": list(self.volumes), "automount": self.automount}
@@ -83,6 +88,7 @@ def launch(
     automount: Annotated[bool, typer.Option("--automount", help="Mount the volumes in it.")] = False,
     placement_group: Annotated[str, typer.Option(help="Not on a node with others of it.", show_default=False)] = "",
     from_file: Annotated[str, typer.Option("-f", "--from-file", help="Lines of image:count:group:role.")] = "",
+    firmware: Firmware = None,
     no_base: Annotated[bool, typer.Option("--no-base", help="Without the cloud's base configuration.")] = False,
     no_start: Annotated[bool, typer.Option("--no-start", help="Create it, but leave it off.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when it is accepted.")] = False,
@@ -108,9 +114,9 @@ def launch(
     if not image and not from_file:
         image, name, type = ask.missing(api, image, name, type)
     common = Order(
-        image={}, server_type={}, name=name, count=count or 1, several=count is not None,
-        labels=tuple(_label(text) for text in label or ()), group=group, role=role, restart=restart,
-        location=location, start=not no_start, base=not no_base, user_data=_user_data(user_data), automount=automount,
+        image={}, server_type={}, name=name, count=count or 1, user_data=_user_data(user_data), restart=restart,
+        labels=tuple(_label(text) for text in label or ()), group=group, role=role, several=count is not None,
+        location=location, start=not no_start, base=not no_base, firmware=firmware or "", automount=automount,
         volumes=tuple(int(lookup.find(api, "volumes", ref)["id"]) for ref in volume or ()),
         placement_group=int(lookup.find(api, "placement_groups", placement_group)["id"]) if placement_group else 0,
     )  # fmt: skip

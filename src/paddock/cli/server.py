@@ -224,7 +224,7 @@ def _fields(s: Json) -> list[tuple[str, object]]:
         ("Image", image.get("name")), ("Type", f"{type.get('name')} ({size})"),
         ("SSH", f"{address['user']}@{address['host']} port {address['port']}" if address else None),
         ("Description", s.get("x_description")), ("Autostart", _autostart(s.get("x_autostart") or {})),
-        ("Kernel arguments", s.get("x_kernel_args")),
+        ("Firmware", s.get("x_firmware")), ("Kernel arguments", s.get("x_kernel_args")),
         ("Group", s.get("x_group")), ("Role", s.get("x_role")), ("Restart", s.get("x_restart")),
         ("Labels", s.get("labels")), ("Accelerator", s.get("x_accelerator")), ("UUID", s.get("x_uuid")),
         ("Created", f"{clean(s['created'])} ({age(s['created'])} ago)"),

@@ -44,6 +44,7 @@ class Capabilities(Frozen):
     passwords: bool = True
     metrics: bool = True
     offline_edits: bool = True  # works on disks of machines that are off, in a helper guest
+    uefi: bool = True  # machines that boot by UEFI, beside those that boot by a BIOS
     isolated: bool = False  # guests of strangers can't reach the host's loopback, nor each other's
 
 

@@ -11,6 +11,7 @@ _LATER = {
     "layout": "its layout changes with the next start",
     "max_cpus": "how many CPUs can be added changes with the next start",
     "max_memory_mib": "how much memory can be added changes with the next start",
+    "firmware": "it boots by another firmware from its next start on",
     "network": "its network changes with the next start",
     "kernel_args": "its kernel gets other arguments at the next start",
     "seed": "its guest is told new data for cloud-init at the next start",

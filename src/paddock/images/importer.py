@@ -16,6 +16,7 @@ from typing import Any
 from paddock.base.errors import CommandFailed, DiskFull, Invalid, NotFound
 from paddock.base.run import Completed, Identity, run
 from paddock.images.inspect import Format, Found, inspect, inspect_iso
+from paddock.images.partitions import HEAD, boots_by
 from paddock.images.store import ImageStore, file_sha256
 from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import GIB, MIB
@@ -40,6 +41,7 @@ def import_disk(
     """Make an image called `name` of the disk file `upload`, qcow2 or raw; the upload itself is only read.
 
     `sha256` and `size` (bytes) are what the upload shall have, if known; `about` are further fields of the manifest.
+    What firmware boots it is found out, unless they say it.
     With `kernel_of` the new image boots as that one does: its kernel and initrd are copied out of the store.
     Raises NotFound, Invalid (field `content`, `sha256`, `size` or one of the manifest's) or DiskFull; nothing is left
     behind then.
@@ -52,6 +54,7 @@ def import_disk(
         needed = _needed(box, found)
         _check_room(place, needed)
         files = {Role.DISK: _convert(box, found, needed)}
+        about = {"firmware": boots_by(box.head(found.format)), **about}
         if kernel_of:
             files |= _kernel_files(kernel_of, store, place)
             about |= {"direct_boot": kernel_of.direct_boot, "cmdline": kernel_of.cmdline}
@@ -147,6 +150,18 @@ class _Box:
         run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=1.1", self.path / "disk", str(size)])
         if self._identity:
             os.chown(self.path / "disk", self._identity.uid, self._identity.gid)
+
+    def head(self, format: Format) -> bytes:
+        """The bytes at the beginning of the disk, as a guest would see them."""
+        file = self.path / "head"
+        file.write_bytes(b"")
+        if self._identity:
+            os.chown(file, self._identity.uid, self._identity.gid)
+        words = ["dd", "-f", format.value, "-O", "raw", "bs=512", f"count={HEAD // 512}", "if=upload", "of=head"]
+        self.qemu_img(words, writes=HEAD)
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as found:
+            return found.read(HEAD)
 
     def take_disk(self) -> Path:
         """The filled disk, as a file of our own again."""

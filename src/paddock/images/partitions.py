@@ -9,15 +9,19 @@ import uuid
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 from uuid import UUID
 
 SECTOR = 512
+EFI_SYSTEM = UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
 BIOS_BOOT = UUID("21686148-6449-6e6f-744e-656564454649")
 LINUX_ROOT_X86_64 = UUID("4f68bce3-e8cd-4db1-96e7-fbcaf984b709")
 _ENTRIES = 128
 _ENTRY_SIZE = 128
 _ARRAY_SECTORS = _ENTRIES * _ENTRY_SIZE // SECTOR
+_BOOT_CODE = 440  # bytes of the first sector: a disk's signature and the partition table follow
+_EFI_MBR = 0xEF
+HEAD = (2 + _ARRAY_SECTORS) * SECTOR  # bytes at a disk's beginning that tell what boots it
 END_SECTORS = _ARRAY_SECTORS + 1  # what the mirror takes at the disk's end
 
 
@@ -41,6 +45,31 @@ def write_table(disk: BinaryIO, sectors: int, partitions: Sequence[Partition]) -
     _write(disk, 2, array)
     _write(disk, last - _ARRAY_SECTORS, array)
     _write(disk, last, _header(last, 1, last - _ARRAY_SECTORS, disk_id, array, sectors))
+
+
+def boots_by(head: bytes) -> Literal["bios", "uefi"]:
+    """What firmware boots the disk that begins with these bytes (HEAD of them). Only a disk that has an EFI system
+    partition and no boot code in its first sector needs UEFI; of others a BIOS can make something, or nobody."""
+    has_code = any(head[:_BOOT_CODE])
+    return "uefi" if not has_code and (_has_efi_mbr(head) or _has_efi_gpt(head)) else "bios"
+
+
+def _has_efi_mbr(head: bytes) -> bool:
+    """Its type is the fifth byte of each of the four entries that follow the boot code."""
+    if head[510:512] != b"\x55\xaa":
+        return False
+    return any(head[446 + 16 * n + 4] == _EFI_MBR for n in range(4))
+
+
+def _has_efi_gpt(head: bytes) -> bool:
+    if head[SECTOR : SECTOR + 8] != b"EFI PART":
+        return False
+    array, count, size = struct.unpack_from("<QII", head, SECTOR + 72)
+    first = array * SECTOR
+    if size < _ENTRY_SIZE:
+        return False
+    ends = range(first, min(first + min(count, _ENTRIES) * size, len(head) - 16), size)
+    return any(head[at : at + 16] == EFI_SYSTEM.bytes_le for at in ends)
 
 
 def _entry(partition: Partition) -> bytes:

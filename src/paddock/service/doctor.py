@@ -31,6 +31,7 @@ def examine(directory: StateDir) -> list[Check]:
         guarded("Python", doctor_host.python),
         guarded("QEMU", doctor_host.qemu),
         doctor_host.program("qemu-img", "qemu-utils", "make disks"),
+        guarded("UEFI", doctor_host.uefi),
         guarded("CPU", doctor_host.cpu),
         guarded("KVM module", doctor_host.kvm_module),
         guarded("accelerator", lambda: doctor_host.accelerator(directory, node)),

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from paddock.base import ovmf
 from paddock.base.run import run
 from paddock.base.statedir import StateDir
 from paddock.service.check import Check, fail, ok, warn
@@ -41,6 +42,14 @@ def program(name: str, package: str, why: str) -> Check:
     if path is None:
         return fail(name, f"not installed; it is needed to {why}", f"apt-get install {package}")
     return ok(name, path)
+
+
+def uefi() -> Check:
+    """Without it there are servers with a BIOS only."""
+    found = ovmf.find()
+    if found is None:
+        return warn("UEFI", "no OVMF: servers can boot by their BIOS only", "apt-get install ovmf")
+    return ok("UEFI", f"{found.code}, without secure boot")
 
 
 def cpu() -> Check:

@@ -17,7 +17,9 @@ from paddock.machine.state import Accelerator
 from tests.hypervisor.qemu.golden import same_as_golden
 from tests.hypervisor.qemu.machines import UUID_1, make_machine
 
-BINARY = Binary("/usr/bin/qemu-system-x86_64", "7.2.22", sandbox=True, user_network=True)
+BINARY = Binary(
+    "/usr/bin/qemu-system-x86_64", "7.2.22", sandbox=True, user_network=True, uefi_code="/usr/share/OVMF/CODE.fd"
+)
 DISK = ImageFile(role=Role.DISK, sha256="d" * 64, size=1)
 KERNEL = ImageFile(role=Role.KERNEL, sha256="a" * 64, size=1)
 INITRD = ImageFile(role=Role.INITRD, sha256="b" * 64, size=1)
@@ -60,6 +62,7 @@ def test_golden(name: str, image: ImageManifest, accelerator: Accelerator, pause
         ("layout-2-all.txt", PLAIN, {**ROOM, "iso": ISO, "volumes": VOLUMES}),
         ("layout-2-direct-boot-iso.txt", DIRECT, {"layout": 2, "iso": ISO}),
         ("layout-1-iso.txt", PLAIN, {"iso": ISO}),
+        ("uefi.txt", PLAIN, {**ROOM, "firmware": "uefi", "iso": ISO}),
         ("rescue.txt", DIRECT, {**ROOM, "iso": ISO, "volumes": VOLUMES, "rescue": Rescue(image=DIRECT.sha256)}),
     ],
 )
@@ -115,6 +118,15 @@ def test_kernel_arguments_come_after_those_of_the_image() -> None:
     assert given[given.index("-append") + 1] == DIRECT.cmdline
     with pytest.raises(Invalid, match="a kernel of its own"):
         words(kernel_args="quiet")
+
+
+def test_where_there_is_no_uefi_that_is_said() -> None:
+    machine = make_machine(PLAIN)
+    bare = Binary(BINARY.program, BINARY.version, sandbox=True, user_network=True)
+    assert "pflash" not in " ".join(command_line(machine, PLAIN, bare, Accelerator.TCG, False))
+    with pytest.raises(Refused, match="no UEFI firmware") as raised:
+        command_line(machine.model_copy(update={"firmware": "uefi"}), PLAIN, bare, Accelerator.TCG, False)
+    assert "apt-get install ovmf" in raised.value.hint
 
 
 def test_without_seccomp_there_is_no_sandbox_option() -> None:

@@ -62,6 +62,7 @@ class ImageReply(Reply):
     x_shared: list[str] = []
     x_published: str | None = None
     x_verified: str | None = None
+    x_firmware: str | None
 
 
 class OneImage(Reply):
@@ -123,7 +124,14 @@ def shown(image: Image) -> ImageReply:
         x_shared=image.shared,
         x_published=image.url or None if image.catalogue else None,
         x_verified=image.verified or None,
+        x_firmware=_firmware(image),
     )
+
+
+def _firmware(image: Image) -> str | None:
+    """What boots it, once that is known. An ISO says nothing of it."""
+    known = image.manifest.get("firmware", "bios") if image.manifest else None
+    return image.firmware or known
 
 
 def _status(image: Image) -> str:

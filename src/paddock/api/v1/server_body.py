@@ -90,6 +90,7 @@ class CreateServer(Body):
     x_description: Description = ""
     x_kernel_args: KernelArgs = ""  # after the image's own
     x_autostart: Autostart = Autostart()
+    x_firmware: Literal["bios", "uefi"] | None = None  # left out: as its image says
     x_base_config: StrictBool = True  # the cloud's base configuration beneath its user data
 
     def check_supported(self) -> None:

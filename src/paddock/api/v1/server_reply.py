@@ -99,6 +99,7 @@ class ServerReply(Reply):
     x_in_rescue: bool
     x_generation: int
     x_base_config: bool
+    x_firmware: str | None
 
 
 class Shared:
@@ -161,6 +162,7 @@ def _shown(server: Server, shared: Shared) -> ServerReply:
         x_in_rescue=server.in_rescue,
         x_generation=server.generation,
         x_base_config=server.base_config,
+        x_firmware=server.firmware or None,
     )
 
 

@@ -109,6 +109,7 @@ def _new(request: HttpRequest, body: CreateServer) -> tuple[Server, str | None]:
         description=body.x_description,
         kernel_args=body.x_kernel_args,
         **body.x_autostart.columns,
+        firmware=body.x_firmware or "",
         base_config=body.x_base_config,
         password_hash=password_hash,
     )

@@ -1,6 +1,6 @@
 """Images beyond /v1: import and build."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest
@@ -34,6 +34,7 @@ class CreateImage(Body):
     default_user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "root"
     cloud_init: bool = True
     sha256: Sha256 = ""
+    firmware: Literal["bios", "uefi"] | None = None  # what boots it; left out: found out by its partition table
 
 
 class NewImage(Reply):
@@ -54,6 +55,7 @@ def create_image(request: HttpRequest, body: CreateImage) -> Status[NewImage]:
         os_version=body.os_version,
         default_user=body.default_user,
         cloud_init=body.cloud_init,
+        firmware=body.firmware or "",
         expected_sha256=body.sha256.lower(),
         url=body.url,
         type="snapshot",

@@ -285,6 +285,8 @@ def _about(image: Image) -> dict[str, Any]:
         return about | {"default_user": image.default_user, "cloud_init": image.cloud_init, **facts}
     server = _its_server(image)
     has_agent = bool(server and server.image.manifest.get("guest_agent"))
+    if image.firmware:
+        about["firmware"] = image.firmware
     return about | {"default_user": image.default_user, "cloud_init": image.cloud_init, "guest_agent": has_agent}
 
 

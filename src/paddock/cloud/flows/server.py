@@ -26,6 +26,7 @@ from paddock.cloud.flows.server_changes import ServerChanges, choose_system, giv
 from paddock.cloud.flows.server_node import (
     KIND,
     agree,
+    check_can,
     host_of,
     node_of,
     other_system,
@@ -71,7 +72,9 @@ class ServerFlow(ServerChanges):
         if not server.image_sha256:
             if wait := bring.built(server.image):
                 return wait
-            server.set(image_sha256=server.image.sha256)
+            server.set(image_sha256=server.image.sha256, firmware=server.firmware or server.image.made_of.firmware)
+        if server.firmware == "uefi":
+            check_can(server, "uefi", "boot by UEFI: install OVMF on it (apt-get install ovmf)")
         if wait := bring.to_node(node_of(server), server.image, server.image_sha256):
             return wait
         return Then(self.clone)

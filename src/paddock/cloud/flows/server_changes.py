@@ -56,6 +56,7 @@ class ServerChanges(ServerSleep):
             status=Status.REBUILDING,
             image=image,
             image_sha256="",
+            firmware=server.firmware if image.pk == server.image_id else "",  # what the other one boots by
             vendor_data=base_config.for_server(server),
             generation=server.generation + 1,
             rescue_until=None,

@@ -240,6 +240,7 @@ def _snapshot_row(server: Server, description: str, labels: dict[str, str], name
         cloud_init=base.cloud_init,
         created_from_id=server.pk,
         created_from_name=server.name,
+        firmware=server.firmware,
         kernel_of=server.image_sha256 if base.manifest.get("direct_boot") else "",
     )
 

@@ -4,8 +4,9 @@ import functools
 import os
 import re
 import shutil
+from dataclasses import replace
 
-from paddock.base import run
+from paddock.base import ovmf, run
 from paddock.base.errors import Refused
 from paddock.hypervisor.qemu.cmdline import Binary
 
@@ -19,7 +20,8 @@ def find_binary() -> Binary:
     path = shutil.which(PROGRAM)
     if path is None:
         raise Refused(f"{PROGRAM} is not installed", hint=_HINT)
-    return _ask(path, os.stat(path).st_mtime_ns)
+    uefi = ovmf.find()
+    return replace(_ask(path, os.stat(path).st_mtime_ns), uefi_code=uefi.code if uefi else "")
 
 
 def version_of(text: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from paddock.base.errors import Invalid
+from paddock.hypervisor.qemu import firmware
 from paddock.hypervisor.qemu.devices import cd_drive, volume_words
 from paddock.hypervisor.qemu.layout import image_file
 from paddock.machine.image import ImageManifest, Role
@@ -37,13 +38,14 @@ class Binary:
     version: str
     sandbox: bool
     user_network: bool
+    uefi_code: str = ""  # the firmware's file; empty where there is none
 
 
 def command_line(
     machine: Machine, manifest: ImageManifest, binary: Binary, accelerator: Accelerator, paused: bool
 ) -> list[str]:
     """The words to start a machine with. `manifest` is what it boots: its image, or that of its rescue system. Raises
-    Invalid for a word that QEMU would take for more than one option."""
+    Invalid for a word that QEMU would take for more than one option, Refused for a firmware that is not here."""
     boots_kernel = manifest.direct_boot or machine.rescue is not None
     if machine.kernel_args and not boots_kernel:
         raise kernel_args_unusable(manifest)
@@ -51,6 +53,7 @@ def command_line(
         binary.program,
         *_process(machine, binary, paused),
         *_board(machine, accelerator),
+        *_uefi(machine, binary),
         *_control(),
         *_layout_1(machine),
         *_drives(machine, boots_kernel),
@@ -86,13 +89,25 @@ def _process(machine: Machine, binary: Binary, paused: bool) -> list[str]:
 def _board(machine: Machine, accelerator: Accelerator) -> list[str]:
     kvm = accelerator == Accelerator.KVM
     return [
-        "-machine", f"{_plain(machine.machine_type, 'machine_type')},usb=off,vmport=off",
+        "-machine", f"{_plain(machine.machine_type, 'machine_type')},usb=off,vmport=off{_firmware(machine)}",
         "-accel", "kvm" if kvm else f"tcg,tb-size={TCG_CACHE_MIB}",
         "-cpu", "host" if kvm else "max",
         "-smp", _cpus(machine),
         "-m", _memory(machine),
         "-rtc", "base=utc",
     ]  # fmt: skip
+
+
+def _uefi(machine: Machine, binary: Binary) -> list[str]:
+    if machine.firmware == "bios":
+        return []
+    if not binary.uefi_code:
+        raise firmware.missing()
+    return firmware.words(binary.uefi_code)
+
+
+def _firmware(machine: Machine) -> str:
+    return firmware.MACHINE_OPTIONS if machine.firmware == "uefi" else ""
 
 
 def _cpus(machine: Machine) -> str:

@@ -37,6 +37,11 @@ class MachineDir:
         return self.root / "system.qcow2"
 
     @property
+    def efi_variables(self) -> Path:
+        """What its UEFI remembers."""
+        return self.root / "efivars.qcow2"
+
+    @property
     def seed(self) -> Path:
         return self.root / "seed.iso"
 

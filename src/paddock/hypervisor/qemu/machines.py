@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
+from paddock.base import ovmf
 from paddock.base.errors import Conflict, Invalid, Refused, Unavailable
 from paddock.hypervisor.base import Capabilities
-from paddock.hypervisor.qemu import adapt, cmdline, files, host, identity, readiness, seed
+from paddock.hypervisor.qemu import adapt, cmdline, files, firmware, host, identity, readiness, seed
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.binary import find_binary
 from paddock.hypervisor.qemu.images import ImageStore
@@ -43,7 +44,7 @@ class QemuMachines:
         self.before_removal: Callable[[UUID], None] = lambda _: None  # others let go of its directory
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(driver="qemu")
+        return Capabilities(driver="qemu", uefi=ovmf.find() is not None)
 
     def facts(self) -> HostFacts:
         return host.facts(self._layout.root, self._choice.known())
@@ -53,7 +54,7 @@ class QemuMachines:
         with slot.lock:
             if not slot.directory.system_disk.exists():
                 raise Conflict(f"machine {machine.uuid} has no system disk", hint="make it first")
-            if slot.spec and slot.spec.machine == machine and _has_seeds(slot):
+            if slot.spec and slot.spec.machine == machine and _has_files(slot):
                 if slot.spec.epoch != epoch:
                     self._runs.accept(slot, Spec(epoch=epoch, machine=machine))
                 return
@@ -62,6 +63,7 @@ class QemuMachines:
             with self.volume_store.lock if machine.volumes else contextlib.nullcontext():
                 self._check_volumes(machine)
                 _write_seeds(slot, machine)
+                self._write_firmware(slot, machine)
                 self._runs.accept(slot, Spec(epoch=epoch, machine=machine))
             log.info("machine %s (%s) is defined", machine.uuid, machine.name)
 
@@ -174,6 +176,13 @@ class QemuMachines:
             raise Invalid(f"image {rescue.name} is no rescue system: it has no kernel or no initrd", field="rescue")
         return rescue
 
+    def _write_firmware(self, slot: Slot, machine: Machine) -> None:
+        """What it remembers is kept for as long as its disk."""
+        if machine.firmware == "uefi":
+            firmware.keep_variables(slot.directory, machine.system_disk.generation, None)
+        elif slot.live is None:
+            firmware.forget_variables(slot.directory)
+
     def _check_volumes(self, machine: Machine) -> None:
         """They are here, and no other machine has them. Raises NotFound, Conflict, Invalid."""
         if len({a.volume for a in machine.volumes}) < len(machine.volumes):
@@ -185,9 +194,12 @@ class QemuMachines:
                 raise Conflict(f"volume {attached.volume} is attached to machine {user}", hint="detach it there first")
 
 
-def _has_seeds(slot: Slot) -> bool:
+def _has_files(slot: Slot) -> bool:
     rescue = slot.spec is not None and slot.spec.machine.rescue is not None
-    return slot.directory.seed.exists() and slot.directory.rescue_seed.exists() == rescue
+    uefi = slot.spec is not None and slot.spec.machine.firmware == "uefi"
+    directory = slot.directory
+    has_variables = directory.efi_variables.exists() or not uefi
+    return directory.seed.exists() and directory.rescue_seed.exists() == rescue and has_variables
 
 
 def _write_seeds(slot: Slot, machine: Machine) -> None:

@@ -34,6 +34,7 @@ class Given(Frozen):
     network: UserNetwork
     seed: str  # a hash
     kernel_args: str = ""
+    firmware: str = "bios"
 
     @classmethod
     def of(cls, machine: Machine) -> "Given":
@@ -49,6 +50,7 @@ class Given(Frozen):
             network=machine.network,
             seed=hashlib.sha256(machine.seed.model_dump_json().encode()).hexdigest(),
             kernel_args=machine.kernel_args,
+            firmware=machine.firmware,
         )
 
 

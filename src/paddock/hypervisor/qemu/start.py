@@ -146,7 +146,8 @@ def _hand_over(directory: MachineDir, volumes: Sequence[Path]) -> None:
     identity.give(directory.seed, writable=False)
     if directory.rescue_seed.exists():
         identity.give(directory.rescue_seed, writable=False)
-    for disk in (directory.system_disk, *volumes):
+    variables = [directory.efi_variables] if directory.efi_variables.exists() else []
+    for disk in (directory.system_disk, *variables, *volumes):
         identity.give(disk, writable=True)
     serial = files.open_regular(directory.serial_log, os.O_RDWR | os.O_CREAT)
     try:
