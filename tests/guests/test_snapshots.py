@@ -305,22 +305,45 @@ KILLED_WHILE_FROZEN = """
 import os, sys
 from pathlib import Path
 from uuid import UUID
-from paddock.hypervisor.qemu import copies
+from paddock.hypervisor.qemu import copies, freeze
 from paddock.hypervisor.qemu.driver import QemuHypervisor
 
 host = QemuHypervisor(Path(sys.argv[1]), "tcg")
+class Nobody:
+    def done(self):
+        pass
+
+
 copies.begin = lambda *_: os._exit(9)
+if sys.argv[5] == "alone":
+    freeze.Watch = lambda live: Nobody()
 while True:
     host.disks.snapshot(UUID(sys.argv[2]), UUID(sys.argv[3]), sys.argv[4], 1)
 """
 
 
+def _die_while_frozen(tiny: Node, snapshot: UUID, how: str) -> None:
+    words = [str(tiny.root / "state"), str(tiny.uuid), str(snapshot), str(tiny.target), how]
+    dead = subprocess.run([sys.executable, "-c", KILLED_WHILE_FROZEN, *words], timeout=60)
+    assert dead.returncode == 9
+
+
+def test_a_node_agent_that_dies_in_the_freeze_and_stays_away(tiny: Node) -> None:
+    """The guest is thawed all the same, by the process that was left beside it."""
+    live = tiny.host.machines.running(tiny.uuid)
+    tiny.host.close()
+    snapshot = uuid4()
+    _die_while_frozen(tiny, snapshot, "watched")
+    until(lambda: not (tiny.directory / "frozen").exists(), 20)
+    assert live.agent.call("guest-fsfreeze-status", timeout=20) == "thawed"
+    tiny.host = QemuHypervisor(tiny.root / "state", "tcg")
+    tiny.host.disks.drop_snapshot(tiny.uuid, snapshot, 1)
+
+
 def test_a_node_agent_that_dies_in_the_freeze_thaws_when_it_is_back(tiny: Node) -> None:
     snapshot = uuid4()
     tiny.host.close()
-    words = [str(tiny.root / "state"), str(tiny.uuid), str(snapshot), str(tiny.target)]
-    dead = subprocess.run([sys.executable, "-c", KILLED_WHILE_FROZEN, *words], timeout=60)
-    assert dead.returncode == 9
+    _die_while_frozen(tiny, snapshot, "alone")
     assert (tiny.directory / "frozen").exists()
     tiny.host = QemuHypervisor(tiny.root / "state", "tcg")
     until(lambda: not (tiny.directory / "frozen").exists(), 15)

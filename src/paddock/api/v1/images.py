@@ -31,7 +31,8 @@ class CreatedFrom(Reply):
 
 
 class ImageReply(Reply):
-    """An image; sizes in GB."""
+    """An image; sizes in GB. `x_frozen`: whether a snapshot's file systems were held still for its moment;
+    `x_not_frozen` says why not, and it is like a disk after a power cut then."""
 
     id: int
     type: str
@@ -63,6 +64,8 @@ class ImageReply(Reply):
     x_published: str | None = None
     x_verified: str | None = None
     x_firmware: str | None
+    x_frozen: bool | None
+    x_not_frozen: str | None
 
 
 class OneImage(Reply):
@@ -125,6 +128,8 @@ def shown(image: Image) -> ImageReply:
         x_published=image.url or None if image.catalogue else None,
         x_verified=image.verified or None,
         x_firmware=_firmware(image),
+        x_frozen=image.frozen,
+        x_not_frozen=image.not_frozen or None,
     )
 
 

@@ -1,25 +1,23 @@
 """Holding a running guest's file systems still for a moment, by its guest agent; and letting them go, whatever happens.
 
 A guest whose file systems stay frozen hangs. So a note in the machine's directory is made before the guest is asked
-and removed only when the guest says that all is thawed: who is late, or the next node agent, goes on asking.
+and removed only when the guest says that all is thawed: who is late, or the next node agent, goes on asking; and a
+process beside us should we end (`thaw.py`).
 """
 
 import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
-from paddock.base import clock
 from paddock.base.errors import PaddockError, Refused, Unavailable
 from paddock.hypervisor.qemu.layout import MachineDir
 from paddock.hypervisor.qemu.live import Live
+from paddock.hypervisor.qemu.thaw import EVERY, THAW_WAIT, Watch, note, thawed
 from paddock.machine.state import Phase
 
 FREEZE_WAIT = 6.0  # seconds for the guest to write what it has and stand still
-THAW_WAIT = 3.0  # seconds for one answer to a thaw
 THAW_NOW = 6.0  # seconds that we thaw on the spot, before somebody else goes on with it
-THAW_EVERY = 1.0, 20.0  # seconds between later attempts, at first and at last
 
 log = logging.getLogger(__name__)
 
@@ -37,45 +35,52 @@ class Freezer:
         if why:
             yield why
             return
-        _note(live.directory).touch(mode=0o600)
+        try:
+            watch = Watch(live)
+        except PaddockError as e:
+            yield f"there is nobody to thaw the guest should we end: {e.message}"
+            return
+        note(live.directory).touch(mode=0o600)
         try:
             yield _frozen(live)
         finally:
-            if not _thawed(live, THAW_NOW):
+            if thawed(live, THAW_NOW):
+                watch.done()
+            else:
                 log.warning("%s: the guest does not say that its file systems are thawed", live.directory.root)
-                self.thaw_later(live)
+                self.thaw_later(live, watch)
 
-    def thaw_later(self, live: Live) -> None:
+    def thaw_later(self, live: Live, watch: Watch | None = None) -> None:
         """Go on thawing this guest, in a thread of its own, until it says that it is or has ended."""
-        threading.Thread(target=self._keep_thawing, args=(live,), name="thaw", daemon=True).start()
+        threading.Thread(target=self._keep_thawing, args=(live, watch), name="thaw", daemon=True).start()
 
     def thaw_left(self, directory: MachineDir, live_of: Callable[[], Live | None]) -> None:
         """What an earlier process may have left frozen."""
-        if not _note(directory).exists():
+        if not note(directory).exists():
             return
         if live := live_of():
             self.thaw_later(live)
         else:
-            _note(directory).unlink(missing_ok=True)
+            note(directory).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Give up; the next process goes on."""
         self._closed.set()
 
-    def _keep_thawing(self, live: Live) -> None:
-        pause, longest = THAW_EVERY
-        while not self._closed.is_set() and not live.process.gone():
-            if _thawed(live, THAW_WAIT):
-                log.info("%s: the guest's file systems are thawed", live.directory.root)
-                return
-            self._closed.wait(pause)
-            pause = min(pause * 2, longest)
-        if live.process.gone():
-            _note(live.directory).unlink(missing_ok=True)
-
-
-def _note(directory: MachineDir) -> Path:
-    return directory.root / "frozen"
+    def _keep_thawing(self, live: Live, watch: Watch | None) -> None:
+        pause, longest = EVERY
+        try:
+            while not self._closed.is_set() and not live.process.gone():
+                if thawed(live, THAW_WAIT):
+                    log.info("%s: the guest's file systems are thawed", live.directory.root)
+                    return
+                self._closed.wait(pause)
+                pause = min(pause * 2, longest)
+            if live.process.gone():
+                note(live.directory).unlink(missing_ok=True)
+        finally:
+            if watch:
+                watch.done()
 
 
 def _cannot(live: Live) -> str:
@@ -87,7 +92,7 @@ def _cannot(live: Live) -> str:
             return "no guest agent answers in this guest"
     except (Unavailable, Refused) as e:
         return f"whether there is a guest agent is not known: {e.message}"
-    if _note(live.directory).exists():
+    if note(live.directory).exists():
         return "an earlier snapshot's hold on the guest's file systems is not released yet"
     return ""
 
@@ -99,20 +104,3 @@ def _frozen(live: Live) -> str:
     except PaddockError as e:
         return e.message
     return "" if isinstance(frozen, int) and frozen > 0 else "the guest agent found no file system to hold still"
-
-
-def _thawed(live: Live, seconds: float) -> bool:
-    """Thaw, and whether the guest says that all is."""
-    deadline = clock.monotonic() + seconds
-    while True:
-        with contextlib.suppress(Unavailable, Refused):
-            live.agent.call("guest-fsfreeze-thaw", timeout=THAW_WAIT)
-            _note(live.directory).unlink(missing_ok=True)
-            return True
-        with contextlib.suppress(Unavailable, Refused):
-            if live.agent.call("guest-fsfreeze-status", timeout=THAW_WAIT) == "thawed":
-                _note(live.directory).unlink(missing_ok=True)
-                return True
-        if clock.monotonic() > deadline or live.process.gone():
-            return False
-        clock.sleep(0.1)
