@@ -39,7 +39,7 @@ class Publisher:
         self.publish("8M")
         self.entry = Entry(
             name=NAME, title="An image of the tests", folder=site.url("/images"), file="disk.qcow2",
-            checksums="SHA256SUMS", user="admin", guest_agent=True, firmware=("uefi", "bios"),
+            checksums="SHA256SUMS", user="admin", guest_agent=True, firmware=("uefi",),
         )  # fmt: skip
         self.row = Image.objects.create(
             name=NAME, type="system", catalogue=True, url=self.entry.url, default_user="admin", cloud_init=True,

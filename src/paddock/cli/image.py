@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from paddock.cli import arrival, follow, lookup, progress
+from paddock.cli import arrival, catalogue, follow, lookup, progress
 from paddock.cli.client import Json
 from paddock.cli.fail import say
 from paddock.cli.output import (
@@ -26,6 +26,7 @@ BUILD = 3600.0  # seconds
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="Name or id.", show_default=False)]
 
 app = typer.Typer(no_args_is_help=True, help="Images: what servers are made from.")
+catalogue.register(app)
 
 
 def label_of(image: Json) -> str:
@@ -39,6 +40,11 @@ def _state(image: Json) -> str:
     if state == "building":
         return f"building {image.get('x_progress') or 0} %"
     return "incomplete" if state == "absent" and image.get("status") == "creating" else state
+
+
+def _only_published(image: Json) -> bool:
+    """Nothing of it is here: its publisher has it."""
+    return bool(image.get("x_published")) and image.get("x_state") == "absent"
 
 
 def _disk(image: Json) -> str:
@@ -64,17 +70,25 @@ def list_images(
         Literal["system", "snapshot"] | None, typer.Option(help="Only the catalogue's, or only yours.")
     ] = None,
     selector: Annotated[str, typer.Option("-l", "--selector", help="Only with these labels: env=prod.")] = "",
+    available: Annotated[
+        bool, typer.Option("--available", help="The whole catalogue: all that can be built or fetched.")
+    ] = False,
     output: Output = Format.TABLE,
     quiet: Quiet = False,
 ) -> None:
-    """Show the images. One that is absent is built when it is first used.
+    """Show the images. One that is absent is built when it is first used; --available shows what can be fetched.
 
     Examples:
       paddock image list
+      paddock image list --available
       paddock image list --type snapshot
     """
-    asked = {"type": type or "", "label_selector": selector, "sort": "id:asc"}
-    show_rows(api_of(ctx).list("/v1/images", {k: v for k, v in asked.items() if v}), COLUMNS, output, quiet=quiet)
+    if available:
+        catalogue.available(api_of(ctx), output, quiet=quiet)
+        return
+    asked = {"type": type or "", "label_selector": selector, "sort": "id:asc", "include_deprecated": "true"}
+    rows = api_of(ctx).list("/v1/images", {k: v for k, v in asked.items() if v})
+    show_rows([i for i in rows if not _only_published(i)], COLUMNS, output, quiet=quiet)
 
 
 @app.command("show")
@@ -94,6 +108,7 @@ def show_image(ctx: typer.Context, image: Image, output: Output = Format.TABLE) 
         ("Firmware", i.get("x_firmware")),
         ("Disk", _disk(i)), ("Size", gigabytes(i["image_size"]) if i.get("image_size") else None),
         ("Made of", (i.get("created_from") or {}).get("name")), ("Content", i.get("x_sha256")),
+        ("Published at", i.get("x_published")), ("Verified", i.get("x_verified")),
         ("Protected", (i.get("protection") or {}).get("delete")), ("Labels", i.get("labels")),
         ("Created", i["created"]),
     ], i, output)  # fmt: skip

@@ -281,7 +281,8 @@ def _about(image: Image) -> dict[str, Any]:
     if image.type == "iso":
         return about
     if entry := origin.entry_of(image):
-        facts = {"firmware": entry.firmware[0], "guest_agent": entry.guest_agent}
+        only = {"firmware": entry.firmware[0]} if len(entry.firmware) == 1 else {}  # else its disk says it
+        facts = {"guest_agent": entry.guest_agent, **only}
         return about | {"default_user": image.default_user, "cloud_init": image.cloud_init, **facts}
     server = _its_server(image)
     has_agent = bool(server and server.image.manifest.get("guest_agent"))
