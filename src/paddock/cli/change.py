@@ -80,15 +80,17 @@ def change_type(
     ctx: typer.Context,
     server: Server,
     type: Annotated[str, typer.Argument(metavar="TYPE", help="Server type: name or id.", show_default=False)],
-    keep_disk: Annotated[bool, typer.Option("--keep-disk", help="Don't grow the disk: a way back stays.")] = False,
+    keep_disk: Annotated[bool, typer.Option("--keep-disk", help="Don't grow the disk.")] = False,
     live: Annotated[bool, typer.Option("--live", help="Add CPUs and memory while it runs.")] = False,
     no_wait: NoWait = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Give a server another type: more or less CPU and memory, more disk. It must be off, unless --live.
 
+    A disk that has grown never shrinks again: --keep-disk leaves the way back open.
+
     Examples:
-      paddock stop web && paddock server change-type web medium && paddock start web
+      paddock server change-type web medium
       paddock server change-type web medium --keep-disk --live
     """
     api = api_of(ctx)

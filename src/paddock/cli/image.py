@@ -168,7 +168,7 @@ def import_image(
     Examples:
       paddock image import debian-12.qcow2 --name my-debian --user debian
       paddock image import disk.raw --no-cloud-init
-      paddock image import --url https://example.com/disk.qcow2.xz --sha256 9f86d081...
+      paddock image import https://example.com/disk.qcow2.xz --sha256 9f86d...
     """
     path, address = arrival.place(file, url)
     name = name or arrival.name_of(path, address)
@@ -252,7 +252,7 @@ def protect(
 @app.command("delete")
 def delete(
     ctx: typer.Context,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Names or ids.", show_default=False)],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Names or ids.", show_default=False)],
 ) -> None:
     """Delete images. Servers made from them keep running.
 

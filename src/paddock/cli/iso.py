@@ -73,7 +73,7 @@ def import_iso(
 
     Examples:
       paddock iso import debian-12.iso
-      paddock iso import --url https://example.com/installer.iso --sha256 9f86d081...
+      paddock iso import https://example.com/installer.iso --sha256 9f86d081...
       paddock server attach-iso web debian-12
     """
     path, address = arrival.place(file, url)
@@ -86,7 +86,7 @@ def import_iso(
 @app.command("delete")
 def delete(
     ctx: typer.Context,
-    isos: Annotated[list[str], typer.Argument(metavar="ISO...", help="Names or ids.", show_default=False)],
+    isos: Annotated[list[str], typer.Argument(metavar="ISO", help="Names or ids.", show_default=False)],
 ) -> None:
     """Delete ISOs of yours. One that is in a drive stays there until it is taken out.
 

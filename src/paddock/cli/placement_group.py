@@ -107,7 +107,7 @@ def label_group(
 @app.command("delete")
 def delete(
     ctx: typer.Context,
-    groups: Annotated[list[str], typer.Argument(metavar="GROUP...", help="Names or ids.", show_default=False)],
+    groups: Annotated[list[str], typer.Argument(metavar="GROUP", help="Names or ids.", show_default=False)],
 ) -> None:
     """Delete groups. Their servers stay where they are.
 

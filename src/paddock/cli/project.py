@@ -135,7 +135,7 @@ def set_limits(
 @app.command("delete")
 def delete(
     ctx: typer.Context,
-    projects: Annotated[list[str], typer.Argument(metavar="PROJECT...", help="Names or ids.", show_default=False)],
+    projects: Annotated[list[str], typer.Argument(metavar="PROJECT", help="Names or ids.", show_default=False)],
 ) -> None:
     """Delete projects that have no servers, volumes and images. Their tokens open nothing any more.
 

@@ -15,7 +15,9 @@ from paddock.cli.session import api_of
 def set_server(
     ctx: typer.Context,
     server: Server,
-    description: Annotated[str | None, typer.Option("-d", "--description", show_default=False)] = None,
+    description: Annotated[
+        str | None, typer.Option("-d", "--description", help="For people.", show_default=False)
+    ] = None,
     autostart: Annotated[
         bool | None, typer.Option("--autostart/--no-autostart", help="Start it when its node comes up.")
     ] = None,

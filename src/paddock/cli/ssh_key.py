@@ -51,7 +51,7 @@ def add(
 @app.command("delete")
 def delete(
     ctx: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="KEY...", help="Names or ids.", show_default=False)],
+    names: Annotated[list[str], typer.Argument(metavar="KEY", help="Names or ids.", show_default=False)],
 ) -> None:
     """Delete keys. Servers that have them keep them.
 

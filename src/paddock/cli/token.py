@@ -72,7 +72,7 @@ def create(
 @app.command("revoke")
 def revoke(
     ctx: typer.Context,
-    tokens: Annotated[list[int], typer.Argument(metavar="ID...", help="As `list` shows them.", show_default=False)],
+    tokens: Annotated[list[int], typer.Argument(metavar="ID", help="As `list` shows them.", show_default=False)],
     project: Of = "",
 ) -> None:
     """Revoke tokens: from now on they open nothing.

@@ -233,7 +233,7 @@ def protect(
 @app.command("delete")
 def delete(
     ctx: typer.Context,
-    volumes: Annotated[list[str], typer.Argument(metavar="VOLUME...", help="Names or ids.", show_default=False)],
+    volumes: Annotated[list[str], typer.Argument(metavar="VOLUME", help="Names or ids.", show_default=False)],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Don't ask.")] = False,
 ) -> None:
     """Delete volumes and all data on them. They must be detached.

@@ -15,7 +15,7 @@ PATIENT = 600.0  # seconds; the control plane gives up earlier, and says why
 
 NewName = Annotated[str, typer.Argument(metavar="NAME", help="New name.", show_default=False)]
 Changes = Annotated[
-    list[str], typer.Argument(metavar="LABEL...", help="key=value to set, key- to remove.", show_default=False)
+    list[str], typer.Argument(metavar="LABEL", help="key=value to set, key- to remove.", show_default=False)
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return when it is accepted.")]
 
