@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import httpx
 from django.conf import settings
 from django.db import connection
 from django.db.models import Q
@@ -27,20 +26,17 @@ from paddock.cloud.flows.engine import Flow, advance
 from paddock.cloud.flows.steps import Gone
 from paddock.cloud.models import (
     Action,
-    Event,
     Image,
-    ImageCopy,
     Living,
     Node,
-    PlacementGroup,
     Project,
     Server,
     ServerType,
-    SSHKey,
-    Volume,
 )
 from paddock.cloud.nodes import hypervisor
 from paddock.hypervisor.base import Hypervisor
+from paddock.hypervisor.faults import FaultOrder
+from paddock.hypervisor.remote import RemoteHypervisor
 from paddock.images.store import ImageStore
 from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import GIB, Machine
@@ -50,6 +46,26 @@ from tests.support_images import built_image
 from tests.support_ports import free_ports
 
 PATIENCE = 20.0  # seconds until a flow must have come to rest
+# Said in one go: this is done before and after hundreds of tests.
+EMPTY = """
+DELETE FROM cloud_volume;
+DELETE FROM cloud_consolesession;
+DELETE FROM cloud_server;
+DELETE FROM cloud_placementgroup;
+DELETE FROM cloud_action;
+DELETE FROM cloud_event;
+DELETE FROM cloud_imagecopy;
+DELETE FROM cloud_sshkey;
+DELETE FROM cloud_image WHERE project_id IS NOT NULL OR type NOT IN ('system', 'rescue');
+UPDATE cloud_image SET state = 'absent', sha256 = '', manifest = '{}', step = 'rest', next_at = NULL
+  WHERE type = 'rescue';
+UPDATE cloud_image SET state = 'absent', step = 'rest', next_at = NULL WHERE catalogue AND url <> '';
+DELETE FROM cloud_token WHERE project_id IN (SELECT id FROM cloud_project WHERE name <> 'default');
+DELETE FROM cloud_idempotencykey WHERE project_id IN (SELECT id FROM cloud_project WHERE name <> 'default');
+DELETE FROM cloud_project WHERE name <> 'default';
+DELETE FROM cloud_node WHERE name <> 'n1';
+DELETE FROM procrastinate_jobs;
+"""
 
 
 class Cloud:
@@ -67,23 +83,16 @@ class Cloud:
             self.host().machines.remove(uuid, 2**40)
         for uuid in [v.uuid for v in self.host().volumes.volumes()]:
             self.host().volumes.remove_volume(uuid, 2**40)
-        for model in (Volume, Server, PlacementGroup, Action, Event, ImageCopy, SSHKey):
-            model.objects.all().delete()
-        Image.objects.exclude(project=None, type__in=("system", "rescue")).delete()
-        Image.objects.filter(type="rescue").update(state="absent", sha256="", manifest={}, step="rest", next_at=None)
-        Image.objects.filter(catalogue=True).exclude(url="").update(state="absent", step="rest", next_at=None)
-        Project.objects.exclude(name="default").delete()
+        with connection.cursor() as cursor:
+            cursor.execute(EMPTY)
         Project.objects.update(**{f"limit_{name}": None for name in quota.WORDS})
-        Node.objects.exclude(name="n1").delete()
         Node.objects.filter(name="n1").update(
             url=self.agent.url, state="up", problem="", cpus=1000, memory_mib=10**7, disk_gib=10**6, claimed_cpus=0,
-            claimed_memory_mib=0, claimed_disk_gib=0, last_number=0, ssh_ports=100, first_ssh_port=self.ports.start,
-            last_placed=0, cpu_overcommit=1.0, memory_overcommit=1.0,
+            claimed_memory_mib=0, claimed_disk_gib=0, last_number=0, last_placed=0, ssh_ports=100,
+            first_ssh_port=self.ports.start, cpu_overcommit=1.0, memory_overcommit=1.0,
             facts={"accelerator": "tcg"},
             settings={"cpus": 1000, "memory_mib": 10**7, "disk_gib": 10**6, "shared": True},
         )  # fmt: skip
-        with connection.cursor() as cursor:
-            cursor.execute("DELETE FROM procrastinate_jobs")
         make_image_ready(real=self.real)
 
     @property
@@ -100,12 +109,9 @@ class Cloud:
         """Have the fake do something wrong from now on (see `hypervisor/faults.py`)."""
         if self.real:
             return
-        transport = httpx.HTTPTransport(
-            uds=str(self.agent.socket), verify=False
-        )  # no TLS: its certificates take 30 ms to load
-        with httpx.Client(transport=transport, base_url="http://agent") as client:
-            answer = client.post("/v1/faults", json=order)
-            assert answer.status_code < 300, answer.text
+        remote = self.host()
+        assert isinstance(remote, RemoteHypervisor)
+        remote.inject(FaultOrder(**order))
 
     def project(self) -> Project:
         return Project.objects.get(name="default")

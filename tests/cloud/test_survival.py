@@ -34,6 +34,8 @@ CHANGES = {
     "rebuild_server": ["rebuild", "image", "clone"],
     "change_server_type": ["retype"],
     "change_server_type while it runs": ["grow"],
+    "pause_server": ["pause"],
+    "resume_server": ["resume"],
     "reset_password": ["password"],
     "reset_password offline": ["disk_password"],
     "enable_rescue": ["rescue"],
@@ -46,7 +48,13 @@ CHANGES = {
 }
 POINTS = [(command, step) for command, steps in LIVES.items() for step in steps]
 POINTS_OF_CHANGES = [(command, step) for command, steps in CHANGES.items() for step in steps]
-ENDS = {"stop_server": "off", "shutdown_server": "off", "change_server_type": "off", "reset_password offline": "off"}
+ENDS = {
+    "stop_server": "off",
+    "shutdown_server": "off",
+    "change_server_type": "off",
+    "pause_server": "paused",
+    "reset_password offline": "off",
+}
 BOOTED = ("shutdown_server",)  # a guest that boots does not hear it
 EFFECTS = [
     ("create_server", "clone"),
@@ -64,13 +72,15 @@ MOMENTS += [(command, steps[0], "before") for command, steps in LIVES.items()]
 MOMENTS += [(*point, f"after {ms} ms") for point in EFFECTS for ms in (5, 50)]
 
 on_qemu = pytest.param("qemu", marks=[pytest.mark.guest, pytest.mark.slow])
+LATER = [pytest.mark.slow]  # each is fast; all of them together are too much for `make check`
 
 
-def where(points: list[tuple[str, str]], on_qemu_too: list[tuple[str, str]]) -> pytest.MarkDecorator:
-    """These steps on the fake, and some of them on QEMU too."""
+def where(points: list[tuple[str, str]], on_qemu_too: list[tuple[str, str]], later: bool) -> pytest.MarkDecorator:
+    """These steps on the fake, and some of them on QEMU too. `later`: those of changes are not in `make check`."""
+    marks = {True: LATER, False: []}
     return pytest.mark.parametrize(
         ("command", "step", "agent"),
-        [(*point, "fake") for point in points]
+        [pytest.param(*point, "fake", marks=marks[later and point in POINTS_OF_CHANGES]) for point in points]
         + [pytest.param(*point, "qemu", marks=on_qemu.marks) for point in points if point in on_qemu_too],
         indirect=["agent"],
     )
@@ -109,6 +119,8 @@ def begin_change(cloud: Cloud, command: str) -> Server:
             wishes.change_type(row, plan, upgrade_disk=True, live=False, correlation_id="")
         case "change_server_type while it runs":
             wishes.change_type(row, plan, upgrade_disk=False, live=True, correlation_id="")
+        case "pause_server" | "resume_server":
+            wishes.pause(row, "")
         case "reset_password":
             wishes.reset_password(row, "$6$salt$hash", "")
         case "reset_password offline":
@@ -124,13 +136,20 @@ def begin_change(cloud: Cloud, command: str) -> Server:
         case _:
             make_image("rescue", "rescue", Role.KERNEL, Role.INITRD)
             wishes.enable_rescue(row, [], "", "")
-    if command == "detach_iso":
-        cloud.settle()
-        wishes.detach_iso(row, "")
-    if command.endswith("into rescue"):
-        cloud.settle()
-        server.ask(row, command.split()[0])
+    ask_second(cloud, row, command)
     return row
+
+
+def ask_second(cloud: Cloud, row: Server, command: str) -> None:
+    """What can be asked only after something else was done."""
+    if command in ("detach_iso", "resume_server") or command.endswith("into rescue"):
+        cloud.settle()
+    if command == "detach_iso":
+        wishes.detach_iso(row, "")
+    if command == "resume_server":
+        wishes.resume(row, "")
+    if command.endswith("into rescue"):
+        server.ask(row, command.split()[0])
 
 
 def a_volume(cloud: Cloud) -> Volume:
@@ -163,16 +182,24 @@ def remove_volumes(cloud: Cloud) -> None:
     cloud.settle()
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
-@where(POINTS + POINTS_OF_CHANGES, [point for point in POINTS if point not in REPEATED])
-def test_worker_killed(cloud: Cloud, command: str, step: str, moment: str) -> None:
+@where(POINTS + POINTS_OF_CHANGES, [point for point in POINTS if point not in REPEATED], later=False)
+def test_worker_killed_before_it_says_so(cloud: Cloud, command: str, step: str) -> None:
+    worker_killed(cloud, command, step, "before")
+
+
+@where(POINTS + POINTS_OF_CHANGES, [point for point in POINTS if point not in REPEATED], later=True)
+def test_worker_killed_after_it_said_so(cloud: Cloud, command: str, step: str) -> None:
+    worker_killed(cloud, command, step, "after")
+
+
+def worker_killed(cloud: Cloud, command: str, step: str, moment: str) -> None:
     row = begin(cloud, command)
     assert in_worker_that_dies(FLOW, row.pk, step, moment), "the flow never came to this step"
     cloud.settle()
     ended_as_asked(cloud, row, command)
 
 
-@where(POINTS + POINTS_OF_CHANGES, EFFECTS)
+@where(POINTS + POINTS_OF_CHANGES, EFFECTS, later=False)
 def test_step_runs_twice(cloud: Cloud, command: str, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = begin(cloud, command)
     ran = []
@@ -192,7 +219,7 @@ def test_step_runs_twice(cloud: Cloud, command: str, step: str, monkeypatch: pyt
     ended_as_asked(cloud, row, command)
 
 
-@where([p for p in POINTS + POINTS_OF_CHANGES if p[0] != "delete_server"], EFFECTS)
+@where([p for p in POINTS + POINTS_OF_CHANGES if p[0] != "delete_server"], EFFECTS, later=True)
 def test_delete_arrives(cloud: Cloud, command: str, step: str) -> None:
     row = begin(cloud, command)
     assert in_worker_that_dies(FLOW, row.pk, step, "after")
