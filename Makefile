@@ -16,10 +16,11 @@ LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(B
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
 
-setup: ## Install what is missing: Debian packages, .venv, .venv-clients
+setup: ## Install what is missing, for the tests too: Debian packages, .venv, .venv-clients
 	@scripts/setup
 
-demo: setup ## A cloud on this machine with a Debian server in it
+demo: ## A cloud on this machine with a Debian server in it
+	@scripts/setup --run-only
 	@scripts/demo
 
 test: setup lint ## Everything, real guests included (about 15 minutes on two cores without KVM)
