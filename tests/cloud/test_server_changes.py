@@ -202,6 +202,19 @@ def test_what_waits_for_the_next_start_anyway_is_no_matter_of_a_live_change(clou
     assert (cloud.machine(row).cpus, cloud.machine(row).memory_mib) == (2, 2048)
 
 
+def test_the_smallest_get_no_memory_while_they_run(cloud: Cloud) -> None:
+    row = cloud.running_server(plan="nano")
+    assert (fresh(row).max_cores, fresh(row).max_memory_mib) == (8, 0)
+    with pytest.raises(Unsupported, match="at most 8 CPUs and 128 MiB while it runs") as refused:
+        change(row, "small", live=True)
+    assert refused.value.hint == "power it off first"
+    assert fresh(row).server_type.name == "nano"
+    succeeded(cloud, server.ask(row, "stop_server"))
+    succeeded(cloud, change(row, "small"))
+    succeeded(cloud, server.ask(row, "start_server"))
+    assert cloud.machine(row).memory_mib == 2048
+
+
 def test_more_than_it_was_born_for_needs_a_stop(cloud: Cloud) -> None:
     row = cloud.running_server(plan="micro")
     Server.objects.filter(pk=row.pk).update(max_memory_mib=1024)
@@ -567,7 +580,7 @@ def test_nothing_is_asked_of_a_server_that_is_being_made(cloud: Cloud) -> None:
 
 
 def test_a_plain_create_asks_the_database_no_more_than_it_must(cloud: Cloud) -> None:
-    """Without volumes, groups and limits none of them costs a query."""
+    """Without volumes, groups and limits none of them costs a query. The base configuration costs one."""
     cloud.running_server("warm")
     kind = plan("nano")
     row = Server(
@@ -578,5 +591,5 @@ def test_a_plain_create_asks_the_database_no_more_than_it_must(cloud: Cloud) -> 
         server.create(row)
     with CaptureQueriesContext(connection) as made:
         advance(FLOW, row.pk)
-    assert (len(asked), len(made)) == (7, 20), [q["sql"][:100] for q in [*asked, *made]]
+    assert (len(asked), len(made)) == (8, 20), [q["sql"][:100] for q in [*asked, *made]]
     assert fresh(row).status == "running"
