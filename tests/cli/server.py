@@ -23,6 +23,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 Json = dict[str, Any]
 TOKEN = "t" * 64
 BASE = "#cloud-config\nruncmd:\n  - [echo, hello]\n"
+STATUS_AFTER = {
+    "poweron": "running", "resume": "running", "wake": "running", "pause": "paused", "hibernate": "hibernated",
+}  # fmt: skip
 STEPS = ("place", "image", "clone", "cloud_init", "start")
 
 
@@ -306,7 +309,7 @@ class Routes:
             action["_fails"] = "the guest did not shut down within 90 s"
         elif command in ("shutdown", "poweroff"):
             action["_then"] = lambda: server.update(status="off", x_ready=_not_ready(""))
-        elif then := {"poweron": "running", "resume": "running", "pause": "paused"}.get(command):
+        elif then := STATUS_AFTER.get(command):
             action["_then"] = lambda: server.update(status=then)
         return JSONResponse({"action": _public(action)}, 201)
 

@@ -36,6 +36,16 @@ def test_standing_still_is_ours_and_not_of_v1(paddock: Shell, cloud: Cloud) -> N
     assert asked == ["/x/v1/servers/1/actions/pause", *(f"/x/v1/servers/{n}/actions/resume" for n in (1, 2))]
 
 
+def test_hibernate_and_wake(paddock: Shell, cloud: Cloud) -> None:
+    cloud.add("a", x_ready={"ready": False, "by": [], "waiting_for": "", "after_seconds": None})
+    assert paddock.ok("hibernate", "a") == "a is hibernated\n"
+    assert "hibernated" in paddock.ok("ls")
+    assert "not yet" not in paddock.ok("ls")
+    assert paddock.ok("server", "wake", "a") == "a is running\n"
+    asked = [path.rsplit("/", 3)[1:] for method, path, _ in cloud.requests if method == "POST"]
+    assert asked == [["1", "actions", "hibernate"], ["1", "actions", "wake"]]
+
+
 def test_set(paddock: Shell, cloud: Cloud) -> None:
     cloud.add("a", x_autostart={"enabled": True, "order": 2, "delay": 30, "at": None}, x_description="the shop")
     assert paddock.ok("server", "set", "a", "--autostart", "--delay", "0", "-d", "") == "a is changed\n"

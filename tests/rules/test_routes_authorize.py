@@ -75,6 +75,8 @@ OWNED: dict[str, tuple[str, Any]] = {
     "POST /x/v1/servers/{id}/actions/create_image": ("server", {"name": "image-{new}"}),
     "POST /x/v1/servers/{id}/actions/pause": ("server", None),
     "POST /x/v1/servers/{id}/actions/resume": ("server", None),
+    "POST /x/v1/servers/{id}/actions/hibernate": ("server", None),
+    "POST /x/v1/servers/{id}/actions/wake": ("server", None),
     "POST /x/v1/servers/{id}/exec": ("server", {"argv": ["true"]}),
     "WS /x/v1/servers/{id}/console": ("server", None),
     "POST /x/v1/images/{id}/build": ("image", None),

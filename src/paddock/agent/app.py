@@ -83,6 +83,9 @@ class Answers:
     def power(self, call: Call) -> None:
         self._machines.power(call.machine, call.parsed(PowerRequest).power, call.epoch)
 
+    def hibernate(self, call: Call) -> Progress:
+        return self._machines.hibernate(call.machine, call.epoch)
+
     def disk(self, call: Call) -> None:
         self._disks.ensure_disk(call.machine, call.parsed(Disk), call.epoch)
 
@@ -200,6 +203,7 @@ class Agent:
             route("PUT", machine, a.ensure, "ensure"),
             route("DELETE", machine, a.remove, "remove"),
             route("POST", machine + "/power", a.power, "power"),
+            route("POST", machine + "/hibernate", a.hibernate),
             route("PUT", machine + "/disks", a.disk, "ensure_disk"),
             route("PUT", machine + "/disks/password", a.set_disk_password),
             route("GET", machine + "/readiness", a.readiness),

@@ -1,4 +1,4 @@
-"""Doing things to servers: start, shut down, power off, reboot, reset, pause, delete; one, several, a group or all."""
+"""Doing things to servers: power, pause, hibernate, delete; to one, several, a group or all."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,6 +74,19 @@ RESUME = Verb("resume", "is running", """Have paused servers go on.
 Examples:
   paddock resume web
 """, ours=True)  # fmt: skip
+HIBERNATE = Verb("hibernate", "is hibernated", """Write servers' memory to disk and end them.
+
+`paddock wake` or `paddock start` goes on where they were; powering one off drops its memory.
+
+Examples:
+  paddock hibernate web
+  paddock hibernate --group pf1
+""", ours=True)  # fmt: skip
+WAKE = Verb("wake", "is running", """Have hibernated servers go on where they were.
+
+Examples:
+  paddock wake web
+""", ours=True)  # fmt: skip
 DELETE = Verb("delete", "is deleted", "")
 
 
@@ -82,12 +95,12 @@ def register(app: typer.Typer) -> None:
     for name, function in (
         ("start", power(START)), ("shutdown", power(SHUTDOWN)), ("stop", stop), ("poweroff", power(POWEROFF)),
         ("reboot", power(REBOOT)), ("reset", power(RESET)), ("delete", delete),
-        ("pause", power(PAUSE)), ("resume", power(RESUME)),
+        ("pause", power(PAUSE)), ("resume", power(RESUME)), ("hibernate", power(HIBERNATE)), ("wake", power(WAKE)),
     ):  # fmt: skip
         server.app.command(name)(function)
     for name, function in (
         ("start", power(START)), ("stop", stop), ("restart", power(REBOOT)), ("rm", delete),
-        ("pause", power(PAUSE)), ("resume", power(RESUME)),
+        ("pause", power(PAUSE)), ("resume", power(RESUME)), ("hibernate", power(HIBERNATE)), ("wake", power(WAKE)),
     ):  # fmt: skip
         app.command(name, rich_help_panel=PANEL)(function)
 

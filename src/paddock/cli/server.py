@@ -38,7 +38,7 @@ def _type(server: Json, key: str) -> object:
 def ready(server: Json) -> str:
     """yes, what it waits for, or - for one that is off."""
     state = server.get("x_ready") or {}
-    if server.get("status") in ("off", "deleting", "unknown"):
+    if server.get("status") in ("off", "hibernated", "deleting", "unknown"):
         return "failed" if server.get("x_problem") else "-"
     if state.get("ready"):
         return "yes"

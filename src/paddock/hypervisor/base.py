@@ -62,6 +62,12 @@ class Machines(Protocol):
     def power(self, machine: UUID, power: Power, epoch: int) -> None:
         """Change its power; ON returns when QEMU runs. Raises NotFound, PortTaken, Refused (with QEMU's last words)."""
 
+    def hibernate(self, machine: UUID, epoch: int) -> Progress:
+        """Write its memory and the state of its devices to a file of its own, then end it; ask again until done. Power
+        ON goes on from there, once; what can't be gone on with is started anew, and its state says why. Power OFF
+        drops it. Until it is done the machine may run on, and does after any error. Raises Conflict when it is off,
+        DiskFull, Refused."""
+
     def remove(self, machine: UUID, epoch: int) -> None:
         """Stop it and remove all that it has on this host. Removing what is not there succeeds."""
 

@@ -11,7 +11,7 @@ from paddock.base.errors import Conflict, DiskFull, NotFound, PortTaken
 from paddock.hypervisor.fake_store import Saved, Store, total_bytes
 from paddock.hypervisor.fake_streams import LocalStream
 from paddock.hypervisor.faults import FaultOrder, Faults
-from paddock.machine.spec import GIB, Machine
+from paddock.machine.spec import GIB, MIB, Machine
 from paddock.machine.state import Phase
 
 LOG_BYTES = 64 * 1024
@@ -67,6 +67,7 @@ class FakeHost:
         self.memory_used = sum(fake.saved.memory_mib for fake in self.fakes.values() if fake.on)
         self.states = {u: fake.saved.state() for u, fake in self.fakes.items() if fake.saved.machine}
         self.used = sum(d.size for f in self.fakes.values() for d in f.saved.disks.values())
+        self.used += sum(fake.saved.kept for fake in self.fakes.values())
         self.used += sum(total_bytes(m) for m in self.images.values())
         self.used += sum(volume.size for volume in self.made_volumes.values())
         # A cursor of an earlier process is never one of ours, so that who holds it is answered at once.
@@ -83,6 +84,8 @@ class FakeHost:
                 self.restart(self.find(uuid))
             for uuid in order.lose:
                 self.forget_volume(uuid)
+            for uuid in order.damage:
+                self.keep(self.find(uuid), damaged=True)
             if order.restart_host:
                 self._restart_host()
 
@@ -130,14 +133,38 @@ class FakeHost:
         self.memory_used += machine.memory_mib
         runs = (*fake.saved.runs, (clock.now().timestamp(), 0.0))[-RUNS:]
         has: dict[str, Any] = {"port": wanted, "memory_mib": machine.memory_mib, "running": machine, "started": machine}
-        self._set_phase(fake, phase, runs=runs, **has)
+        if fake.saved.phase is Phase.HIBERNATED:
+            cold, fresh = _why_cold(fake.saved), self._without_memory(fake)
+            if not cold:  # it has what it had
+                booted = phase is Phase.RUNNING or fake.saved.booted
+                before = {"running": fake.saved.running, "started": fake.saved.started, "booted": booted}
+                self._set_phase(fake, phase, greets=not fake.saved.booted, runs=runs, **{**has, **fresh, **before})
+                return
+            has |= {**fresh, "cold_start": f"it started anew: {cold}"}
+        self._set_phase(fake, phase, runs=runs, **{"cold_start": "", **has})
 
-    def turn_off(self, fake: Fake, phase: Phase, reason: str, **more: bool) -> None:
+    def hibernate(self, fake: Fake) -> None:
+        """Its memory is kept, and takes room. Raises DiskFull."""
+        size = fake.saved.memory_mib * MIB
+        self.claim(size)
+        before = {"running": fake.saved.running, "started": fake.saved.started, "booted": fake.saved.booted}
+        self.turn_off(fake, Phase.HIBERNATED, "hibernated", kept=size, **before)
+
+    def drop_memory(self, fake: Fake, why: str) -> None:
+        """A hibernated machine is off like any other."""
+        fresh = {**self._without_memory(fake), "running": None, "started": None}
+        self._set_phase(fake, Phase.OFF, reason=why, **fresh)
+
+    def _without_memory(self, fake: Fake) -> dict[str, Any]:
+        self.used -= fake.saved.kept
+        return {"kept": 0, "damaged": False, "cold_start": ""}
+
+    def turn_off(self, fake: Fake, phase: Phase, reason: str, **more: Any) -> None:
         """Stop it; what was connected to it is hung up."""
         self.ports.pop(fake.saved.port, None)
         self.memory_used -= fake.saved.memory_mib
         runs = (*fake.saved.runs[:-1], (fake.saved.runs[-1][0], clock.now().timestamp())) if fake.saved.runs else ()
-        self._set_phase(fake, phase, reason=reason, running=None, started=None, runs=runs, **more)
+        self._set_phase(fake, phase, reason=reason, runs=runs, **{"running": None, "started": None, **more})
         for stream in fake.streams:
             stream.hang_up()
         fake.streams.clear()
@@ -208,3 +235,14 @@ class FakeHost:
         if found := self.made_volumes.pop(volume, None):
             self.store.forget_volume(volume)
             self.used -= found.size
+
+
+def _why_cold(saved: Saved) -> str:
+    """Why a hibernated machine can't go on; empty: it can."""
+    if saved.damaged:
+        return "its memory is damaged"
+    if saved.machine and saved.machine.rescue:
+        return "the rescue system was to be booted instead of what it was hibernated with"
+    wanted = {a.volume for a in saved.machine.volumes} if saved.machine else set()
+    gone = {a.volume for a in saved.running.volumes} - wanted if saved.running else set()
+    return f"volume {gone.pop()} was taken from it while it was hibernated" if gone else ""

@@ -9,8 +9,18 @@ from paddock.hypervisor.base import Capabilities
 from paddock.hypervisor.fake_adapt import brought, pending
 from paddock.hypervisor.fake_host import Fake, FakeHost
 from paddock.hypervisor.fake_metrics import made_up
-from paddock.machine.spec import Machine, Power
-from paddock.machine.state import Accelerator, Adapted, Change, HostFacts, MachineState, Metrics, Phase, Readiness
+from paddock.machine.spec import MIB, Machine, Power
+from paddock.machine.state import (
+    Accelerator,
+    Adapted,
+    Change,
+    HostFacts,
+    MachineState,
+    Metrics,
+    Phase,
+    Progress,
+    Readiness,
+)
 
 
 class FakeMachines:
@@ -18,6 +28,7 @@ class FakeMachines:
 
     def __init__(self, host: FakeHost) -> None:
         self._host = host
+        self._hibernating: dict[UUID, float] = {}  # since when, as a monotonic time
 
     def capabilities(self) -> Capabilities:
         return Capabilities(driver="fake", isolated=True)
@@ -59,6 +70,8 @@ class FakeMachines:
                 self._hold(host.running(machine), power)
             elif power in (Power.REBOOT, Power.RESET):
                 host.restart(host.running(machine))
+            elif power is Power.OFF and fake.saved.phase is Phase.HIBERNATED:
+                host.drop_memory(fake, "powered off")
             elif fake.on and (power is Power.OFF or self._obeys(fake)):
                 why = "powered off" if power is Power.OFF else "the guest shut down"
                 host.turn_off(fake, Phase.OFF, why)
@@ -78,6 +91,24 @@ class FakeMachines:
         elif power is Power.PAUSE and fake.saved.phase is Phase.RUNNING:
             self._host.pause(fake)
 
+    def hibernate(self, machine: UUID, epoch: int) -> Progress:  # noqa: ARG002 - the fence keeps epochs
+        host = self._host
+        with host.faults.around("hibernate", machine), host.changed:
+            if host.find(machine).saved.phase is Phase.HIBERNATED:
+                return Progress(done=True)
+            fake = host.running(machine)
+            if fake.saved.has and fake.saved.has.rescue:
+                raise Conflict("it runs the rescue system", hint="reboot it first")
+            total = fake.saved.memory_mib * MIB
+            begun = self._hibernating.setdefault(machine, clock.monotonic())
+            if (age := clock.monotonic() - begun) < host.faults.copy_seconds:
+                return Progress(done=False, bytes_done=int(total * age / host.faults.copy_seconds), bytes_total=total)
+            del self._hibernating[machine]
+            if error := host.faults.copy_error:
+                return Progress(done=False, bytes_total=total, error=error)
+            host.hibernate(fake)
+            return Progress(done=True, bytes_done=total, bytes_total=total)
+
     def remove(self, machine: UUID, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
         host = self._host
         with host.faults.around("remove", machine), host.changed:
@@ -87,7 +118,7 @@ class FakeMachines:
             if fake.on:
                 host.turn_off(fake, Phase.OFF, "removed")
             host.store.forget(machine)
-            host.used -= sum(d.size for d in fake.saved.disks.values())
+            host.used -= sum(d.size for d in fake.saved.disks.values()) + fake.saved.kept
             del host.fakes[machine]
             host.states.pop(machine, None)
             host.tell()

@@ -40,6 +40,9 @@ class Saved(Frozen):
     started: Machine | None = None  # and what it had when it was turned on
     host_restarted: bool = False
     rebooting: bool = False
+    cold_start: str = ""
+    kept: int = 0  # bytes that its memory takes while it is hibernated
+    damaged: bool = False
     booted: bool = False  # its guest has run since it was turned on
     runs: tuple[tuple[float, float], ...] = ()  # when it was turned on and off, as unix times; 0: it still is on
     passwords: dict[str, str] = {}  # the hashes that its guest agent was given, by user
@@ -72,7 +75,8 @@ class Saved(Frozen):
         accelerator = Accelerator.TCG if self.on else None
         return MachineState.model_construct(
             uuid=self.uuid, phase=self.phase, pid=None, accelerator=accelerator, since=self.since, reason=self.reason,
-            host_restarted=self.host_restarted, rebooting=self.rebooting, epoch=0,
+            cold_start=self.cold_start if self.on else "", host_restarted=self.host_restarted,
+            rebooting=self.rebooting, epoch=0,
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from paddock.machine.spec import Frozen
 Operation = Literal[
     "facts", "ensure", "power", "remove", "state", "changes", "readiness", "ensure_image", "images", "remove_image",
     "ensure_disk", "exec", "console", "vnc", "console_log", "adapt", "metrics", "snapshot", "drop_snapshot",
-    "ensure_volume", "remove_volume", "volumes", "set_password",
+    "ensure_volume", "remove_volume", "volumes", "set_password", "hibernate",
     "set_disk_password",
 ]  # fmt: skip
 
@@ -41,6 +41,7 @@ class FaultOrder(Frozen):
     reboot: tuple[UUID, ...] = ()  # these machines' guests reboot now, by themselves
     lose: tuple[UUID, ...] = ()  # these volumes are gone now, as if somebody had deleted their files
     restart_host: bool = False  # the node's host loses its power and is started again now
+    damage: tuple[UUID, ...] = ()  # what these hibernated machines' memory was written to is damaged now
     never_ready: bool | None = None
     guest_agent_hangs: bool | None = None
     guest_agent_absent: bool | None = None  # as in an image without one: no answer, and no waiting for it

@@ -212,6 +212,10 @@ class FencedMachines:
         with self._gate.change(machine, epoch):
             self._inner.power(machine, power, epoch)
 
+    def hibernate(self, machine: UUID, epoch: int) -> Progress:
+        with self._gate.change(machine, epoch):
+            return self._inner.hibernate(machine, epoch)
+
     def remove(self, machine: UUID, epoch: int) -> None:
         with self._gate.change(machine, epoch, removal=True):
             self._inner.remove(machine, epoch)

@@ -57,6 +57,7 @@ GRACE = 10.0  # seconds beyond what the agent was given to wait itself
 MAX_CONNECTIONS = 100
 MAX_FRAME = 1024 * 1024  # bytes
 GUEST_SECONDS = 20.0  # that a guest may take to change a password, or to let go of a disk
+WAKE_SECONDS = 120.0  # that reading the memory of a hibernated machine may take
 FORMAT_SECONDS = 60.0  # that making a volume's file system may take
 
 
@@ -233,7 +234,11 @@ class RemoteMachines:
         self._link.send("PUT", _of(machine.uuid), machine, epoch)
 
     def power(self, machine: UUID, power: Power, epoch: int) -> None:
-        self._link.send("POST", _of(machine, "/power"), PowerRequest(power=power), epoch)
+        wait = WAKE_SECONDS if power in (Power.ON, Power.ON_PAUSED, Power.RESUME) else 0
+        self._link.send("POST", _of(machine, "/power"), PowerRequest(power=power), epoch, wait=wait)
+
+    def hibernate(self, machine: UUID, epoch: int) -> Progress:
+        return self._link.ask(Progress, "POST", _in_epoch(_of(machine, "/hibernate"), epoch), wait=GUEST_SECONDS)
 
     def remove(self, machine: UUID, epoch: int) -> None:
         self._link.send("DELETE", _of(machine), None, epoch)

@@ -36,6 +36,7 @@ class MachineState(Frozen):
     reason: str = ""  # why it is off or crashed, with the last words of its process
     host_restarted: bool = False  # it crashed because its host did, or was restarted while it ran
     rebooting: bool = False  # its guest asked for a reboot that needs a new start: out of the rescue system
+    cold_start: str = ""  # why it did not go on with the memory that it was hibernated with, while it is on
     epoch: int = 0
 
 

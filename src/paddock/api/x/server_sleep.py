@@ -28,3 +28,16 @@ def pause_server(request: HttpRequest, id: int) -> Status[OneAction]:
 def resume_server(request: HttpRequest, id: int) -> Status[OneAction]:
     """Have the CPUs of a paused server go on."""
     return _begun(wishes.resume(own_server(request, id), correlation(request)))
+
+
+@router.post(f"{ON_SERVER}/hibernate", response={201: OneAction})
+def hibernate_server(request: HttpRequest, id: int) -> Status[OneAction]:
+    """Write its memory to a file of its node, and end it. A start goes on from there; a power off drops it."""
+    return _begun(wishes.hibernate(own_server(request, id), correlation(request)))
+
+
+@router.post(f"{ON_SERVER}/wake", response={201: OneAction})
+def wake_server(request: HttpRequest, id: int) -> Status[OneAction]:
+    """Have a hibernated server go on where it was. When its memory can't be used, it starts anew and x_problem says
+    why."""
+    return _begun(wishes.wake(own_server(request, id), correlation(request)))

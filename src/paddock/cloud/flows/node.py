@@ -30,7 +30,7 @@ LOST = "lost"  # what is observed of a machine that its node does not have
 LOOK_EVERY = 5.0  # seconds between looks at a node on which nothing happens
 GATHER = 0.25  # seconds that news wait for more: a create tells of itself three times, and knows it already
 RETRY = 1.0  # seconds after a node did not answer
-SETTLED = (Status.RUNNING, Status.OFF, Status.PAUSED, Status.UNKNOWN)
+SETTLED = (Status.RUNNING, Status.OFF, Status.PAUSED, Status.HIBERNATED, Status.UNKNOWN)
 
 
 class NodeWatcher(threading.Thread):
@@ -139,7 +139,7 @@ def compare(node: Node, machines: dict[str, MachineState]) -> None:
 def _matters(server: Server, phase: str) -> bool:
     """A server that was never started has no phase that could surprise."""
     if server.status == Status.OFF:
-        return phase in (Phase.RUNNING, Phase.PAUSED)
+        return phase in (Phase.RUNNING, Phase.PAUSED, Phase.HIBERNATED)
     return True
 
 

@@ -123,9 +123,11 @@ class ServerFlow(ServerChanges):
             claim.take_next_port(server)
             server.set(port_tries=server.port_tries + 1, only_step="")
             return Then(self.cloud_init)
+        cold = self.woke(server) if server.observed == Phase.HIBERNATED else ""
         server.set(
             status=Status.PAUSED if server.start_paused else Status.RUNNING,
-            problem="",
+            problem=cold,
+            waiting_for=cold,
             started_at=Now(),
             ready_at=None,
             ready_by=[],
@@ -229,7 +231,7 @@ class ServerFlow(ServerChanges):
             server.set(only_step=action.argument)
             chosen: Callable[[Server], Next[Server]] = getattr(self, action.argument)
             return chosen
-        if action.command in ("start_server", "create_server"):
+        if action.command in ("start_server", "wake_server", "create_server"):
             if server.node is None:
                 return self.place
             sound = server.image_sha256 and not server.problem and not untold(server)
@@ -241,6 +243,7 @@ class ServerFlow(ServerChanges):
             "reset_server": self.reset,
             "pause_server": self.pause,
             "resume_server": self.resume,
+            "hibernate_server": self.hibernate,
             "rebuild_server": self.rebuild,
             "change_server_type": self.grow if action.arguments.get("live") else self.retype,
             "reset_password": self.disk_password if action.arguments.get("offline") else self.password,
@@ -298,7 +301,7 @@ class ServerFlow(ServerChanges):
                 return Then(self.rest)
             case "password" | "disk_password" | "rescue" | "drop_snapshot" | "adapt":
                 return Then(self.rest)
-            case "pause" | "resume":
+            case "pause" | "resume" | "hibernate":
                 return Then(self.look if server.node is not None else self.rest)
         server.set(problem=error.message)
         match server.step:
@@ -319,6 +322,7 @@ class ServerFlow(ServerChanges):
 
 ON_WISH: dict[str, dict[str, object]] = {
     "start_server": {"status": Status.STARTING, "restarts": 0, "port_tries": 0},
+    "wake_server": {"status": Status.STARTING, "restarts": 0, "port_tries": 0},
     "stop_server": {"status": Status.STOPPING},
     "shutdown_server": {"status": Status.STOPPING},
     "rebuild_server": {"status": Status.REBUILDING},

@@ -10,6 +10,7 @@ from paddock.machine.state import MachineState, Phase
 
 KIND = "server"
 UP = (Status.RUNNING, Status.PAUSED)
+HAS_MEMORY = (*UP, Status.HIBERNATED)
 
 
 def node_of(server: Server) -> Node:
@@ -65,12 +66,13 @@ def is_off(server: Server, phase: Phase) -> None:
 
 def status_of(state: MachineState) -> Status:
     """The status that a machine's phase stands for."""
-    return {Phase.RUNNING: Status.RUNNING, Phase.PAUSED: Status.PAUSED}.get(state.phase, Status.OFF)
+    alike = {Phase.RUNNING: Status.RUNNING, Phase.PAUSED: Status.PAUSED, Phase.HIBERNATED: Status.HIBERNATED}
+    return alike.get(state.phase, Status.OFF)
 
 
 def agree(server: Server) -> bool:
     """Whether what the node last said is what the row says."""
-    return server.status == server.observed if server.observed in UP else server.status not in UP
+    return server.status == server.observed if server.observed in HAS_MEMORY else server.status not in HAS_MEMORY
 
 
 def patience(server: Server) -> float:

@@ -37,6 +37,10 @@ class ServerPower(Flow[Server]):
     @step(needs="running", by_hand=False)
     def shutdown(self, server: Server) -> Next[Server]:
         """Ask the guest to shut down."""
+        if server.observed == Phase.HIBERNATED:
+            raise Conflict(
+                f"server {server.name} is hibernated: nobody can shut it down", hint="wake it, or power it off"
+            )
         host_of(server).machines.power(server.uuid, Power.SHUTDOWN, server.epoch)
         return Then(self.await_off)
 

@@ -21,8 +21,7 @@ from paddock.base.errors import (
     Unsupported,
 )
 from paddock.base.ids import new_uuid
-from paddock.cloud.flows import actions, claim, quota
-from paddock.cloud.flows.engine import wake
+from paddock.cloud.flows import actions, claim, engine, quota
 from paddock.cloud.models import Action, Image, Node, PlacementGroup, Server, ServerType
 from paddock.cloud.models.server import Status
 from paddock.machine.cleaning import Trace
@@ -35,7 +34,7 @@ UP = (Status.RUNNING, Status.PAUSED)
 def _wish(server: Server, command: str, correlation_id: str, **arguments: Any) -> Action:
     """The action, and a wake-up for it."""
     action = actions.begin(KIND, server, command, correlation_id, arguments)
-    wake(server, KIND, urgent=True)
+    engine.wake(server, KIND, urgent=True)
     return action
 
 
@@ -74,6 +73,22 @@ def pause(server: Server, correlation_id: str) -> Action:
 def resume(server: Server, correlation_id: str) -> Action:
     """Have its CPUs go on. Raises Conflict when it is off."""
     return _hold(server, "resume_server", Status.RUNNING, correlation_id)
+
+
+def hibernate(server: Server, correlation_id: str) -> Action:
+    """Write its memory to a file, and end it. One that is there already is left alone. Raises Conflict when it is
+    off."""
+    return _hold(server, "hibernate_server", Status.HIBERNATED, correlation_id)
+
+
+def wake(server: Server, correlation_id: str) -> Action:
+    """Have a hibernated server go on. One that runs is left alone. Raises Conflict when it is off."""
+    with actions.alone(KIND, server) as row:
+        if row.status == Status.RUNNING:
+            return actions.finished(KIND, row, "wake_server", correlation_id)
+        if row.status != Status.HIBERNATED:
+            raise Conflict(f"server {row.name} is {row.status}, not hibernated", hint="start or resume it")
+        return _wish(row, "wake_server", correlation_id)
 
 
 def _hold(server: Server, command: str, wanted: Status, correlation_id: str) -> Action:
@@ -217,7 +232,7 @@ def create_image(
         if template:
             wanted["keep"] = [trace.value for trace in template.keep]
         action = actions.begin(KIND, row, "create_image", correlation_id, wanted, [actions.about("image", image)])
-        wake(row, KIND, urgent=True)
+        engine.wake(row, KIND, urgent=True)
     return image, action
 
 

@@ -13,6 +13,7 @@ from django.db.models.functions import Now
 
 from paddock.base.errors import (
     AlreadyAttached,
+    Conflict,
     InUse,
     Invalid,
     LimitExceeded,
@@ -350,9 +351,16 @@ def detach(volume: Volume, correlation_id: str = "") -> Action:
     with actions.alone(KIND, volume) as locked:
         if locked.server_id is None:
             raise Invalid(f"volume {locked.name} is not attached to a server", field="volume")
+        _refuse_asleep(locked)
         action = actions.begin(KIND, locked, "detach_volume", correlation_id, more=_about_server(locked.server_id))
         wake(locked, KIND, urgent=True)
     return action
+
+
+def _refuse_asleep(volume: Volume) -> None:
+    """The memory of a hibernated server knows the volume as it is."""
+    if asleep := Server.objects.filter(pk=volume.server_id or 0, status=Status.HIBERNATED).first():
+        raise Conflict(f"server {asleep.name} is hibernated and counts on volume {volume.name}", hint="wake it first")
 
 
 def resize(volume: Volume, size_gib: int, correlation_id: str = "") -> Action:
@@ -364,6 +372,7 @@ def resize(volume: Volume, size_gib: int, correlation_id: str = "") -> Action:
         if locked.size_gib != volume.size_gib:
             raise Locked(f"volume {locked.name} was resized at the same time", hint="ask again")
         _check_growth(locked, size_gib)
+        _refuse_asleep(locked)
         if locked.node is not None:
             volume_room.claim_growth(locked, locked.node, size_gib)
         Volume.objects.filter(pk=locked.pk).update(size_gib=size_gib)

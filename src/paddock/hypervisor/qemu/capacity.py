@@ -48,6 +48,12 @@ def bring_memory(live: Live, machine: Machine) -> tuple[str, ...]:
     return (f"it has {base + plugged} MiB of memory, and {machine.memory_mib} from its next start on{why}", *waiting)
 
 
+def was_grown(live: Live) -> bool:
+    """Whether it has CPUs or memory that it was not started with."""
+    there, _ = _cpus(live)
+    return any(cpu["qom-path"].startswith(_PLUGGED) for cpu in there) or bool(_memory(live)[1])
+
+
 def _cpus(live: Live) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Those that are there, and the places that are free, in their order."""
     places = sorted(live.execute("query-hotpluggable-cpus"), key=lambda c: sorted(c["props"].items()))

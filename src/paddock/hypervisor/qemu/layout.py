@@ -51,6 +51,16 @@ class MachineDir:
         return self.root / "rescue.iso"
 
     @property
+    def memory(self) -> Path:
+        """Its memory, while it is hibernated."""
+        return self.root / "memory.state"
+
+    @property
+    def memory_record(self) -> Path:
+        """What is needed to go on with its memory."""
+        return self.root / "memory.json"
+
+    @property
     def serial_log(self) -> Path:
         return self.root / "serial.log"
 

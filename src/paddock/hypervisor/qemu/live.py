@@ -90,6 +90,10 @@ class Live:
         """Raises as `Qmp.execute`."""
         return self.control().execute(command, arguments)
 
+    def give(self, name: str, fd: int) -> None:
+        """Hand over a descriptor. Raises as `Qmp.execute`."""
+        self.control().give(name, fd)
+
     def refresh(self) -> str:
         """Ask for the run state now. Raises Unavailable."""
         self.status = str(self.execute("query-status")["status"])

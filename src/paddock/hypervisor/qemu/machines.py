@@ -22,7 +22,17 @@ from paddock.hypervisor.qemu.runs import Runs
 from paddock.hypervisor.qemu.slot import Slot, state_of
 from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import Machine, Power
-from paddock.machine.state import Accelerator, Adapted, Change, HostFacts, MachineState, Metrics, Phase, Readiness
+from paddock.machine.state import (
+    Accelerator,
+    Adapted,
+    Change,
+    HostFacts,
+    MachineState,
+    Metrics,
+    Phase,
+    Progress,
+    Readiness,
+)
 
 SERIAL_SEEN = 4096  # bytes that readiness looks at
 AGENT_WAIT = 1.0  # seconds for the guest agent to take a shutdown, else the ACPI button
@@ -99,6 +109,12 @@ class QemuMachines:
                     self._runs.pause(_running(slot))
                 case Power.RESUME:
                     self._runs.resume(slot, _running(slot))
+
+    def hibernate(self, machine: UUID, epoch: int) -> Progress:
+        slot = self._runs.defined(machine)
+        with slot.lock:
+            self._runs.note_epoch(slot, epoch)
+        return self._runs.hibernate(slot)
 
     def remove(self, machine: UUID, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
         slot = self._runs.slot(machine)

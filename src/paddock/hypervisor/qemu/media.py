@@ -5,6 +5,7 @@ crash between any two commands.
 """
 
 from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
 from typing import Any
 from uuid import UUID
 
@@ -68,6 +69,21 @@ def bring_iso(live: Live, machine: Machine) -> tuple[str, ...]:
     if ISO_NODE in _nodes(live) and not _inserted(live, ISO_NODE):
         _drop_node(live, ISO_NODE)
     return ()
+
+
+def iso_of(live: Live) -> str | None:
+    """The image whose ISO is in its drive."""
+    drive: dict[str, Any] = next((d for d in live.execute("query-block") if d.get("qdev") == CD), {})
+    file = PurePosixPath(drive.get("inserted", {}).get("file", ""))
+    return file.parent.name if file.name == Role.ISO else None
+
+
+def places(live: Live) -> dict[str, int]:
+    """Where on the SCSI bus its volumes are, by device."""
+    return {
+        device: int(live.execute("qom-get", {"path": f"/machine/peripheral/{device}", "property": "scsi-id"}))
+        for device in _plugged(live)
+    }
 
 
 def _bring_medium(live: Live, drive: dict[str, Any], file: str) -> None:

@@ -63,6 +63,14 @@ class Process:
         if not ended:
             raise Unavailable(f"QEMU {self.pid} does not end, killed or not", hint="its storage hangs: see `dmesg`")
 
+    def memory(self) -> int:
+        """Bytes of memory that it uses, swapped out or not; 0 when it is gone."""
+        try:
+            lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS:", "VmSwap:")))
+
     def words(self) -> tuple[str, ...]:
         """The command line that it was started with; empty when it is gone."""
         try:

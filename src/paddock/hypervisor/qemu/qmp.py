@@ -92,6 +92,17 @@ class Qmp:
         """Run a QMP command. Raises Refused with QEMU's words, Unavailable when it is gone or silent."""
         return self._thread.call(self.request(command, arguments), timeout)
 
+    def give(self, name: str, fd: int) -> None:
+        """Hand over a descriptor, which stays ours too. Raises as `execute`."""
+        self._thread.call(self._give(name, fd))
+
+    async def _give(self, name: str, fd: int) -> None:
+        try:
+            self._client.send_fd_scm(fd)
+        except (QMPError, StateError, OSError) as e:
+            raise Unavailable("QEMU went away") from e
+        await self.request("getfd", {"fdname": name})
+
     async def request(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """The same on the QMP thread."""
         try:

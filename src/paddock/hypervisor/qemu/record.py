@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from paddock.hypervisor.qemu import files
 from paddock.hypervisor.qemu.layout import MachineDir
-from paddock.machine.spec import Frozen, Machine, UserNetwork
+from paddock.machine.spec import Frozen, Machine, Rescue, Seed, UserNetwork
 from paddock.machine.state import Accelerator, Phase
 
 SPEC_VERSION = 1
@@ -54,6 +54,13 @@ class Given(Frozen):
         )
 
 
+def without_secrets(machine: Machine) -> Machine:
+    """The machine as its command line knows it."""
+    seed = Seed(instance_id=machine.seed.instance_id, hostname=machine.seed.hostname)
+    rescue = Rescue(image=machine.rescue.image) if machine.rescue else None
+    return machine.model_copy(update={"seed": seed, "rescue": rescue})
+
+
 class Run(Frozen):
     """`run.json`. `ending` says why it will end, as soon as somebody asked for that."""
 
@@ -65,6 +72,9 @@ class Run(Frozen):
     reason: str = ""
     ending: str = ""
     host_restarted: bool = False
+    hibernated: bool = False  # it ends because its memory is written
+    cold_start: str = ""  # why it did not go on with its memory
+    started: Machine | None = None  # what QEMU was started with, without secrets
     rebooting: bool = False  # it ended so that it can be started anew
     given: Given | None = None
     serial_from: int = 0  # where this boot's output begins in serial.log

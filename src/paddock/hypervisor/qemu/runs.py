@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 from paddock.base import clock
-from paddock.base.errors import NotFound, PaddockError, Refused, Unavailable
-from paddock.hypervisor.qemu import cmdline, process, record, scope, start
+from paddock.base.errors import Conflict, NotFound, PaddockError, Refused, Unavailable
+from paddock.hypervisor.qemu import cmdline, memory, process, record, scope, start
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.binary import find_binary
+from paddock.hypervisor.qemu.hibernate import Hibernations
 from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout
 from paddock.hypervisor.qemu.live import RUNNING, Live
@@ -25,7 +26,7 @@ from paddock.hypervisor.qemu.slot import Slot, ending, state_of, unseen
 from paddock.hypervisor.qemu.volume_store import VolumeStore
 from paddock.hypervisor.qemu.watch import Watcher
 from paddock.machine.spec import Machine
-from paddock.machine.state import Accelerator, Change, Phase
+from paddock.machine.state import Accelerator, Change, Phase, Progress
 
 LOG_MAXIMUM = 4 * 1024 * 1024  # bytes of serial.log and qemu.log
 LOG_KEEP = 1024 * 1024
@@ -41,6 +42,7 @@ class Runs:
         self._images = images
         self._choice = choice
         self.volumes = VolumeStore(layout)
+        self._hibernations = Hibernations(self.volumes.file, self._hibernated)
         self._qmp = QmpThread()
         self._changed = threading.Condition()
         self._cursor = int(clock.now().timestamp() * 1000)  # never one of an earlier process
@@ -94,15 +96,45 @@ class Runs:
 
     def resume(self, slot: Slot, live: Live) -> None:
         """Its CPUs go on. One that is about to end is left to that."""
+        self._hibernations.give_up(slot)
         if live.refresh() not in ("running", "shutdown"):
+            memory.stop_writing(live)  # or reading: what an earlier process of ours had begun
+            memory.load(live)
+            memory.discard(slot.directory)
             live.execute("cont")
             live.refresh()
             self._save(slot)
             self._tell_all()
 
+    def hibernate(self, slot: Slot) -> Progress:
+        """How far it is. Call it without the slot's lock. Raises Conflict, DiskFull, Refused."""
+        live = slot.live
+        if live is None or live.process.gone():
+            self._ended(slot)
+            if slot.run.phase is Phase.HIBERNATED:
+                return Progress(done=True)
+            raise Conflict(f"machine {slot.uuid} is {slot.run.phase}", hint="start it first")
+        return self._hibernations.hibernate(slot, live, find_binary().version)
+
+    def _hibernated(self, slot: Slot, live: Live) -> None:
+        """Its memory is in a file: end its QEMU."""
+        with slot.saving:
+            slot.run = slot.run.model_copy(update={"ending": "hibernated", "hibernated": True})
+            self._save(slot)
+        try:
+            live.end()
+        except Unavailable:
+            slot.run = slot.run.model_copy(update={"ending": "", "hibernated": False})
+            raise
+        self._ended(slot, live)
+
     def off(self, slot: Slot, why: str) -> None:
+        self._hibernations.give_up(slot)
         live = slot.live
         if live is None:
+            if slot.run.phase is Phase.HIBERNATED:
+                memory.discard(slot.directory)
+                self._note_off(slot, why)
             if unknown := process.find(slot.directory, slot.uuid, slot.run.pid):
                 unknown.end()
             if unknown or slot.run.rebooting:  # it shall stay off now
@@ -110,6 +142,7 @@ class Runs:
             return
         self._asked(slot, live, why)
         live.end()
+        memory.discard(slot.directory)
         self._ended(slot, live)
 
     def forget(self, slot: Slot) -> None:
@@ -130,6 +163,7 @@ class Runs:
         if self._closed:
             return
         self._closed = True
+        self._hibernations.close()
         self._watcher.close()
         self._helpers.shutdown(cancel_futures=True)
         for slot in self._slots.values():
@@ -138,20 +172,69 @@ class Runs:
         self._qmp.close()
 
     def _start(self, slot: Slot, paused: bool) -> None:
+        cold = self._goes_on(slot, paused)
+        if cold is None:
+            return
         assert slot.spec
-        machine, directory = slot.spec.machine, slot.directory
-        booted = machine.rescue.image if machine.rescue else machine.image
-        manifest, binary = self._images.manifest(booted), find_binary()
-        accelerator = self._choice.find().accelerator
-        words = cmdline.command_line(machine, manifest, binary, accelerator, paused)
-        start.check_port(machine.network)
-        marks = start.marks(directory)
-        started = start.launch(words, directory, [self.volumes.file(a.volume) for a in machine.volumes])
+        machine, marks = slot.spec.machine, start.marks(slot.directory)
         run = Run(
-            phase=Phase.RUNNING, pid=started.pid, boot_id=process.boot_id(), accelerator=accelerator,
-            since=clock.now(), serial_from=marks.serial, log_from=marks.qemu,
-            given=Given.of(machine),
+            accelerator=self._choice.find().accelerator, given=Given.of(machine), cold_start=cold,
+            started=record.without_secrets(machine), serial_from=marks.serial, log_from=marks.qemu,
         )  # fmt: skip
+        self._publish(slot, *self._spawn(slot, machine, self._words(machine, paused), run))
+
+    def _goes_on(self, slot: Slot, paused: bool) -> str | None:
+        """None when it went on with the memory that it was hibernated with. Else why it can't; empty when it never
+        was: then it starts anew."""
+        if slot.run.phase is not Phase.HIBERNATED and not memory.is_there(slot.directory):
+            return ""
+        try:
+            self._wake(slot, paused)
+        except memory.Unusable as e:
+            log.warning("machine %s starts anew: %s", slot.uuid, e)
+            memory.discard(slot.directory)
+            return f"it started anew: {e.message}"
+        return None
+
+    def _wake(self, slot: Slot, paused: bool) -> None:
+        """Raises Unusable; any other error leaves its memory where it is, to be gone on with later."""
+        assert slot.spec
+        wanted, accelerator = slot.spec.machine, self._choice.find().accelerator
+        now = memory.marks(slot.directory, wanted, self.volumes.file)
+        kept = memory.check(slot.directory, wanted, find_binary().version, accelerator, now)
+        ports = {"ssh_port": wanted.network.ssh_port, "ssh_address": wanted.network.ssh_address}
+        network = kept.machine.network.model_copy(update=ports)
+        machine = kept.machine.model_copy(update={"network": network})
+        words = memory.words(kept, self._words(machine.model_copy(update={"volumes": ()}), paused=True))
+        given = kept.given and kept.given.model_copy(update={"network": network})
+        run = Run(
+            accelerator=accelerator, given=given, started=machine, serial_from=kept.serial_from,
+            log_from=start.marks(slot.directory).qemu,
+        )  # fmt: skip
+        live, run = self._spawn(slot, machine, words, run)
+        try:
+            memory.load(live)
+            memory.discard(slot.directory)  # before the guest changes its disk
+            if not paused:
+                live.execute("cont")
+            live.refresh()
+        except BaseException as e:
+            self._stillborn(slot, live, str(e))
+            raise
+        self._publish(slot, live, run)
+
+    def _words(self, machine: Machine, paused: bool) -> list[str]:
+        booted = machine.rescue.image if machine.rescue else machine.image
+        accelerator = self._choice.find().accelerator
+        return cmdline.command_line(machine, self._images.manifest(booted), find_binary(), accelerator, paused)
+
+    def _spawn(self, slot: Slot, machine: Machine, words: list[str], run: Run) -> tuple[Live, Run]:
+        """A QEMU that answers, and that nobody knows of yet."""
+        directory = slot.directory
+        start.check_port(machine.network)
+        started = start.launch(words, directory, [self.volumes.file(a.volume) for a in machine.volumes])
+        new = {"phase": Phase.RUNNING, "pid": started.pid, "boot_id": process.boot_id(), "since": clock.now()}
+        run = run.model_copy(update=new)
         live = self._live(slot, started, run)
         try:
             with start.plain_errors(directory):
@@ -161,11 +244,14 @@ class Runs:
         except BaseException as e:
             self._stillborn(slot, live, str(e))
             raise
+        return live, run
+
+    def _publish(self, slot: Slot, live: Live, run: Run) -> None:
         with self._changed:
             slot.run, slot.live = run, live
             self._tell()
-        self._watcher.add(started.pidfd, lambda: self._ended(slot, live))
-        log.info("machine %s runs under %s as process %d", machine.uuid, accelerator, started.pid)
+        self._watcher.add(live.process.pidfd, lambda: self._ended(slot, live))
+        log.info("machine %s runs under %s as process %d", slot.uuid, run.accelerator, live.process.pid)
 
     def _meet(self, live: Live, machine: Machine, run: Run) -> Qmp:
         """The connection to a QEMU that was just started. Raises what it died of."""
@@ -184,11 +270,11 @@ class Runs:
         """Nobody would hold this QEMU: end it, and have a state that says it is off."""
         live.process.end()
         live.let_go()
-        self._note_off(slot, why)
+        self._note_off(slot, why, Phase.HIBERNATED if memory.is_there(slot.directory) else Phase.OFF)
 
-    def _note_off(self, slot: Slot, why: str) -> None:
+    def _note_off(self, slot: Slot, why: str, phase: Phase = Phase.OFF) -> None:
         with self._changed:
-            slot.run = Run(phase=Phase.OFF, since=clock.now(), reason=why)
+            slot.run = Run(phase=phase, since=clock.now(), reason=why)
             self._tell()
         self._save(slot)
 
@@ -283,6 +369,9 @@ class Runs:
             found = None
         if found:
             self._adopt_process(slot, found)
+        elif slot.run.phase in (Phase.RUNNING, Phase.PAUSED) and memory.is_there(directory):
+            slot.run = Run(phase=Phase.HIBERNATED, since=clock.now(), reason="hibernated")
+            self._save(slot)
         elif slot.run.phase in (Phase.RUNNING, Phase.PAUSED):
             slot.run = ending(slot.run, unseen(slot.run), process.last_words(directory, slot.run.log_from))
             self._save(slot)

@@ -38,12 +38,15 @@ def state_of(slot: Slot) -> MachineState:
         reason=live.trouble if live else run.reason,
         host_restarted=run.host_restarted and live is None,
         rebooting=run.rebooting and live is None,
+        cold_start=run.cold_start if live else "",
         epoch=slot.spec.epoch if slot.spec else 0,
     )
 
 
 def ending(run: Run, how: str, said: str, asked: str = "") -> Run:
     """The record of a run that is over."""
+    if run.hibernated:
+        return Run(phase=Phase.HIBERNATED, since=clock.now(), reason=run.ending, serial_from=run.serial_from)
     if why := run.ending or asked:
         return Run(phase=Phase.OFF, since=clock.now(), reason=why, rebooting=run.rebooting)
     reason = f"{how}; its last words: {start.shortened(said)}" if said else how
