@@ -15,7 +15,8 @@ from typing import Any
 
 from paddock.base.errors import CommandFailed, DiskFull, Invalid, NotFound
 from paddock.base.run import Completed, Identity, run
-from paddock.images.inspect import Format, Found, inspect, inspect_iso
+from paddock.images import unpack
+from paddock.images.inspect import Format, Found, inspect, inspect_iso, sane_disk_size
 from paddock.images.partitions import HEAD, boots_by
 from paddock.images.store import ImageStore, file_sha256
 from paddock.machine.image import ImageManifest, Role
@@ -36,21 +37,25 @@ def import_disk(
     sha256: str = "",
     size: int | None = None,
     kernel_of: ImageManifest | None = None,
+    max_size: int = 64 * GIB,
     **about: Any,
 ) -> ImageManifest:
-    """Make an image called `name` of the disk file `upload`, qcow2 or raw; the upload itself is only read.
+    """Make an image called `name` of the disk file `upload`, in any format of `inspect`, also packed by gzip, bzip2, xz
+    or zstd; the upload itself is only read.
 
-    `sha256` and `size` (bytes) are what the upload shall have, if known; `about` are further fields of the manifest.
-    What firmware boots it is found out, unless they say it.
-    With `kernel_of` the new image boots as that one does: its kernel and initrd are copied out of the store.
+    `sha256` and `size` (bytes) are what the upload shall have, if known, `max_size` (bytes) what it may unpack to;
+    `about` are further fields of the manifest. What firmware boots it is found out, unless they say it. With
+    `kernel_of` the new image boots as that one does: its kernel and initrd are copied out of the store.
     Raises NotFound, Invalid (field `content`, `sha256`, `size` or one of the manifest's) or DiskFull; nothing is left
     behind then.
     """
     _check_arrival(upload, sha256, size)
-    found = inspect(upload)
-    with store.scratch() as place, _Box(upload, place) as box:
-        if found.format is Format.QCOW2:
-            _check(box)
+    with store.scratch() as place, _Box(_unpacked(upload, place, max_size), place) as box:
+        found = inspect(box.path / "upload")
+        if found.format not in (Format.RAW, Format.VHD):  # those that qemu-img can check
+            _check(box, found.format)
+        if found.format not in (Format.RAW, Format.QCOW2):
+            found = _described(box, found)
         needed = _needed(box, found)
         _check_room(place, needed)
         files = {Role.DISK: _convert(box, found, needed)}
@@ -210,18 +215,45 @@ def _check_room(directory: Path, needed: int) -> None:
         )
 
 
-def _check(box: _Box) -> None:
+def _unpacked(upload: Path, place: Path, max_size: int) -> Path:
+    """The upload, or what it unpacks to."""
+    if upload.is_symlink() or not upload.is_file():
+        raise Invalid(f"{upload} is not a regular file", field="content")
+    if not unpack.is_compressed(upload):
+        return upload
+    unpack.unpack(upload, place / "unpacked", size=max_size, reserve=_RESERVE)
+    return place / "unpacked"
+
+
+def _check(box: _Box, format: Format) -> None:
     try:
-        done = box.qemu_img(["check", "-q", "-f", "qcow2", "upload"], check=False)
+        done = box.qemu_img(["check", "-q", "-f", format.value, "upload"], check=False)
     except CommandFailed as e:
-        raise _corrupt(e.message) from e
+        raise _corrupt(format, e.message) from e
     if done.code not in (0, _LEAKED):
-        raise _corrupt((done.stderr.strip() or done.stdout.strip())[:500])
+        raise _corrupt(format, (done.stderr.strip() or done.stdout.strip())[:500])
 
 
-def _corrupt(said: str) -> Invalid:
+def _corrupt(format: Format, said: str) -> Invalid:
     hint = "download or make it again, or try `qemu-img check -r all` on a copy"
-    return Invalid(f"the qcow2 file is corrupt: {said or 'qemu-img check failed'}", hint=hint, field="content")
+    return Invalid(f"the {format.value} file is corrupt: {said or 'qemu-img check failed'}", hint=hint, field="content")
+
+
+def _described(box: _Box, found: Found) -> Found:
+    """What its driver says of a disk that we looked at only in part. Raises Invalid when it stands on another, or lies
+    in part beyond the end of its file, which would be read as zeros."""
+    named = ["--output=json", "-f", found.format.value, "upload"]
+    try:
+        said = json.loads(box.qemu_img(["info", *named]).stdout)
+        parts = json.loads(box.qemu_img(["map", *named]).stdout)
+    except (CommandFailed, ValueError) as e:
+        raise _corrupt(found.format, str(e)) from e
+    if said.get("backing-filename") or said.get("encrypted"):
+        raise Invalid(f"the {found.format.value} file stands on another one, or is encrypted", field="content")
+    end = max((p["offset"] + p["length"] for p in parts if "offset" in p and p.get("data")), default=0)
+    if end > (size := (box.path / "upload").stat().st_size):
+        raise _corrupt(found.format, f"it has {size} bytes of at least {end}; was the upload cut short?")
+    return Found(found.format, sane_disk_size(int(said["virtual-size"])))
 
 
 def _convert(box: _Box, found: Found, needed: int) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from paddock.base.errors import Invalid
+from paddock.images import foreign
 from paddock.machine.spec import GIB
 
 MAX_DISK = 16 * 1024 * GIB  # bytes that a guest may see; more is a mistake or an attack
@@ -25,11 +26,15 @@ class Format(StrEnum):
 
     QCOW2 = "qcow2"
     RAW = "raw"
+    VMDK = "vmdk"
+    VHDX = "vhdx"
+    VHD = "vpc"  # QEMU's name for it
+    VDI = "vdi"
 
 
 @dataclass(frozen=True)
 class Found:
-    """A disk file: its format, and how many bytes a guest would see."""
+    """A disk file: its format, and how many bytes a guest would see (0: only its driver can tell)."""
 
     format: Format
     disk_size: int
@@ -44,7 +49,9 @@ def inspect(path: Path) -> Found:
         head = file.read(4096)
         if head.startswith(_QCOW2_MAGIC):
             return Found(Format.QCOW2, _qcow2_disk_size(file, head, size))
-        _refuse_other_formats(file, head, size)
+        if foreign_found := _foreign(file, head, size):
+            return foreign_found
+        _refuse_other_formats(file, head)
         return Found(Format.RAW, _raw_disk_size(head, size))
 
 
@@ -108,15 +115,12 @@ _OTHERS = (
     (b"PK\x03\x04", 0, "a zip archive", _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", 0, "a 7-Zip archive", _UNPACK),
     (b"ustar", 257, "a tar archive (or an OVA)", _UNPACK),
-    (b"KDMV", 0, "a VMDK disk", _CONVERT),
-    (b"# Disk DescriptorFile", 0, "a VMDK descriptor", _CONVERT),
-    (b"vhdxfile", 0, "a VHDX disk", _CONVERT),
-    (b"conectix", 0, "a VHD disk", _CONVERT),
-    (b"\x7f\x10\xda\xbe", 64, "a VirtualBox VDI disk", _CONVERT),
+    (b"# Disk DescriptorFile", 0, "a VMDK's description, which names the files of its disk", _CONVERT),
+    (b"COWD", 0, "a VMDK disk of an old version", _CONVERT),
     (b"QED\0", 0, "a QED disk", _CONVERT),
     (b"LUKS\xba\xbe", 0, "an encrypted LUKS disk", "images must not be encrypted"),
-    (b"\x7fELF", 0, "an ELF program", "an image is a disk, as qcow2 or raw"),
-    (b"%PDF", 0, "a PDF document", "an image is a disk, as qcow2 or raw"),
+    (b"\x7fELF", 0, "an ELF program", "an image is a disk: qcow2, raw, VMDK, VHDX, VHD or VDI"),
+    (b"%PDF", 0, "a PDF document", "an image is a disk: qcow2, raw, VMDK, VHDX, VHD or VDI"),
     (b"<!DOCTYPE", 0, "an HTML page", "was an error page downloaded instead of the image?"),
     (b"<html", 0, "an HTML page", "was an error page downloaded instead of the image?"),
     (b"CD001", 32769, "an ISO 9660 image (a CD)", "an image is a disk; upload this as an ISO"),
@@ -124,12 +128,23 @@ _OTHERS = (
 _VHD_FOOTER = b"conectix"
 
 
-def _refuse_other_formats(file: BinaryIO, head: bytes, size: int) -> None:
+def _refuse_other_formats(file: BinaryIO, head: bytes) -> None:
     for magic, offset, what, hint in _OTHERS:
         if _at(file, offset, len(magic)) == magic and not _is_bootable_hybrid(head, magic):
             raise _invalid(f"the file is {what}", hint)
-    if size > SECTOR and _at(file, size - SECTOR, len(_VHD_FOOTER)) == _VHD_FOOTER:
-        raise _invalid("the file is a VHD disk", _CONVERT)
+
+
+def _foreign(file: BinaryIO, head: bytes, size: int) -> Found | None:
+    """A disk of another hypervisor, if it is one."""
+    if head.startswith(b"KDMV"):
+        return Found(Format.VMDK, sane_disk_size(foreign.vmdk_size(file)))
+    if head.startswith(b"vhdxfile"):
+        return Found(Format.VHDX, 0)
+    if head[64:68] == b"\x7f\x10\xda\xbe":
+        return Found(Format.VDI, sane_disk_size(foreign.vdi_size(file)))
+    if head.startswith(_VHD_FOOTER) or (size > SECTOR and _at(file, size - SECTOR, len(_VHD_FOOTER)) == _VHD_FOOTER):
+        return Found(Format.VHD, sane_disk_size(foreign.vhd_size(file)))
+    return None
 
 
 def _is_bootable_hybrid(head: bytes, magic: bytes) -> bool:
@@ -145,11 +160,11 @@ def _raw_disk_size(head: bytes, size: int) -> int:
     if not (boot_sector or gpt or ext or head.startswith(b"XFSB")):
         raise _invalid(
             "the file is not a disk: it is no qcow2, and has neither a boot sector nor a file system",
-            "an image is a disk, as qcow2 or raw",
+            "an image is a disk: qcow2, raw, VMDK, VHDX, VHD or VDI",
         )
     if size % SECTOR:
         raise _invalid(f"the raw disk ends within a sector, after {size} bytes", "was the upload cut short?")
-    return _sane_disk_size(size)
+    return sane_disk_size(size)
 
 
 # --- qcow2
@@ -186,7 +201,7 @@ def _qcow2_disk_size(file: BinaryIO, head: bytes, size: int) -> int:
     if snapshots:
         raise _invalid(f"the qcow2 file has {snapshots} internal snapshots", f"{_CONVERT}, which leaves them out")
     del snapshots_at  # without snapshots it means nothing
-    return _sane_disk_size(disk_size)
+    return sane_disk_size(disk_size)
 
 
 def _check_version_3(head: bytes) -> int:
@@ -238,7 +253,8 @@ def _check_table(what: str, at: int, length: int, cluster_bits: int, size: int) 
         raise _invalid(f"the qcow2 file's {what} is not within the file", "was the upload cut short?")
 
 
-def _sane_disk_size(disk_size: int) -> int:
+def sane_disk_size(disk_size: int) -> int:
+    """The size, if a disk can have it. Raises Invalid."""
     if not SECTOR <= disk_size <= MAX_DISK:
         raise _invalid(
             f"the disk has {disk_size} bytes", f"a disk has from {SECTOR} bytes to {MAX_DISK // GIB} GiB"

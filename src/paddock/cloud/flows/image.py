@@ -105,7 +105,8 @@ class ImageFlow(Flow[Image]):
             manifest = import_iso(upload, store, name, sha256=_promised(image), **_about(image))
         else:
             kernel_of = store.get(image.kernel_of) if image.kernel_of else None
-            manifest = import_disk(upload, store, name, sha256=_promised(image), kernel_of=kernel_of, **_about(image))
+            about = {**_about(image), "max_size": settings.PADDOCK.images.max_gib * GIB}
+            manifest = import_disk(upload, store, name, sha256=_promised(image), kernel_of=kernel_of, **about)
         self._adopt(image, manifest.sha256)
         return Then(self.tidy)
 
