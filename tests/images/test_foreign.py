@@ -142,7 +142,7 @@ def test_a_vmdk_without_a_size_is_its_description(store: ImageStore, raw: Path, 
 def test_one_that_was_cut_short(store: ImageStore, raw: Path, kind: str) -> None:
     upload = foreign(raw, kind)
     data = upload.read_bytes()
-    upload.write_bytes(data[: len(data) * 2 // 3 // 512 * 512])
+    upload.write_bytes(data[: len(data) * 9 // 16 // 512 * 512])
     with pytest.raises(Invalid):
         import_disk(upload, store, "mine")
     assert list(store.root.iterdir()) == []
