@@ -8,6 +8,7 @@ from anyio.abc import ByteStream
 
 from paddock.agent.consoles import BACKLOG, SCROLLBACK, Consoles, overlap
 from paddock.hypervisor.fake_streams import LocalStream
+from paddock.machine.keys import Chord
 
 MACHINE = uuid4()
 
@@ -35,7 +36,7 @@ class Guest:
     def console_log(self, machine: UUID, limit: int) -> str:
         return self.log[-limit:].decode()
 
-    def send_keys(self, machine: UUID, keys: tuple[str, ...]) -> None:
+    def send_keys(self, machine: UUID, chords: tuple[Chord, ...]) -> None:
         raise NotImplementedError
 
     def _type(self, data: bytes) -> bytes:

@@ -73,7 +73,7 @@ class Door:
         path, headers = template.format(**ids), {"Authorization": f"Bearer {token}"} if token else {}
         if method == "WS":
             return self._websocket(path, headers)
-        if path.endswith(("/exec", "/content")):
+        if path.partition("?")[0].endswith(("/exec", "/content", "/files")):
             response = self.live.http.request(method, path, headers=headers, json=body or {})
             return Answer(response.status_code, response.text)
         content = json.dumps(body or {}).encode()

@@ -7,8 +7,8 @@ import pytest
 from anyio.abc import ByteStream
 
 from paddock.base import clock
-from paddock.base.errors import Conflict, NotFound, PaddockError, Unavailable
-from paddock.hypervisor.base import Hypervisor
+from paddock.base.errors import Conflict, Invalid, NotFound, PaddockError, Unavailable
+from paddock.hypervisor.base import MAX_CHUNK, Hypervisor
 from paddock.machine.spec import Power
 from tests.contract.conftest import FAKES, Made
 from tests.contract.harness import Harness, until
@@ -138,6 +138,42 @@ def test_commands_in_a_guest(harness: Harness, made: Made) -> None:
     assert guest.exec(machine.uuid, ("cat",), "héllo", 5).stdout == "héllo"
     assert guest.exec(machine.uuid, ("false",), "", 5).exit_code == 1
     assert guest.exec(machine.uuid, ("nothing-such",), "", 5).exit_code == 127
+
+
+@pytest.mark.parametrize("shared", FAKES, indirect=True)  # as above
+def test_files_of_a_guest(harness: Harness, made: Made) -> None:
+    guest, machine = harness.hypervisor.guest, made.new().uuid
+    harness.hypervisor.machines.power(machine, Power.ON, 1)
+    assert guest.read_file(machine, "/etc/hostname", 0, 4).data == b"cont"
+    rest = guest.read_file(machine, "/etc/hostname", 4, 100)
+    assert (rest.data, rest.end) == (b"ract\n", True)
+    guest.write_file(machine, "/etc/hostname", 3, bytes(range(256)))
+    assert guest.read_file(machine, "/etc/hostname", 0, MAX_CHUNK).data == b"con" + bytes(range(256))
+    large = bytes(MAX_CHUNK)
+    guest.write_file(machine, "/etc/hostname", 0, large)
+    assert guest.read_file(machine, "/etc/hostname", 0, MAX_CHUNK).data == large
+    with pytest.raises(NotFound, match="there is no file /none"):
+        guest.read_file(machine, "/none", 0, 10)
+    with pytest.raises(NotFound, match="there is no file /none"):
+        guest.write_file(machine, "/none", 0, b"x")
+
+
+def test_files_of_a_silent_guest(hypervisor: Hypervisor, made: Made) -> None:
+    with pytest.raises((Conflict, Unavailable)):
+        hypervisor.guest.read_file(made.new().uuid, "/etc/hostname", 0, 10)
+    with pytest.raises(NotFound):
+        hypervisor.guest.write_file(uuid4(), "/etc/hostname", 0, b"x")
+
+
+def test_keys(hypervisor: Hypervisor, made: Made) -> None:
+    machine = made.new().uuid
+    with pytest.raises(Conflict):
+        hypervisor.streams.send_keys(machine, (("a",),))
+    hypervisor.machines.power(machine, Power.ON_PAUSED, 1)
+    hypervisor.streams.send_keys(machine, (("ctrl", "alt", "delete"), ("f1",), ("kp_0",)))
+    for wrong in ((("ctrl", "nothing"),), ((),), (("a",) * 9,), (("a",),) * 129):
+        with pytest.raises(Invalid):
+            hypervisor.streams.send_keys(machine, wrong)
 
 
 def test_errors_are_told_with_words(hypervisor: Hypervisor) -> None:

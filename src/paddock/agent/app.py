@@ -16,14 +16,16 @@ from paddock.agent.consoles import Consoles
 from paddock.agent.streams import Streams
 from paddock.agent.watch import Watch
 from paddock.base.errors import Invalid, PaddockError
-from paddock.hypervisor.base import Capabilities, Hypervisor, Machines
+from paddock.hypervisor.base import MAX_CHUNK, Capabilities, Hypervisor, Machines
 from paddock.hypervisor.faults import FaultOrder
 from paddock.hypervisor.wire import (
     MAX_POLL_SECONDS,
     DiskPasswordRequest,
     ExecRequest,
+    FileWrite,
     ImageRequest,
     Images,
+    KeysRequest,
     MachineList,
     PasswordRequest,
     PowerRequest,
@@ -34,6 +36,7 @@ from paddock.machine.spec import Disk, Machine, Volume
 from paddock.machine.state import (
     Adapted,
     Change,
+    FileChunk,
     GuestResult,
     HostFacts,
     MachineState,
@@ -132,6 +135,17 @@ class Answers:
         asked = call.parsed(ExecRequest)
         return self._guest.exec(call.machine, asked.argv, asked.stdin, asked.timeout)
 
+    def read_file(self, call: Call) -> FileChunk:
+        limit = min(max(call.whole_number("limit", MAX_CHUNK), 1), MAX_CHUNK)
+        return self._guest.read_file(call.machine, call.text("path"), max(call.whole_number("offset", 0), 0), limit)
+
+    def write_file(self, call: Call) -> None:
+        asked = call.parsed(FileWrite)
+        self._guest.write_file(call.machine, asked.path, asked.offset, asked.data)
+
+    def send_keys(self, call: Call) -> None:
+        self._streams.send_keys(call.machine, call.parsed(KeysRequest).chords)
+
     def set_password(self, call: Call) -> None:
         asked = call.parsed(PasswordRequest)
         self._guest.set_password(call.machine, asked.user, asked.password_hash)
@@ -213,6 +227,9 @@ class Agent:
             route("DELETE", snapshot, a.drop_snapshot, "drop_snapshot"),
             route("GET", machine + "/console_log", a.console_log),
             route("POST", machine + "/guest/exec", a.guest_exec, "exec"),
+            route("GET", machine + "/guest/file", a.read_file),
+            route("PUT", machine + "/guest/file", a.write_file),
+            route("POST", machine + "/keys", a.send_keys),
             route("POST", machine + "/guest/password", a.set_password, "set_password"),
             route("GET", "/v1/volumes", a.volumes),
             route("PUT", volume, a.ensure_volume, "ensure_volume"),

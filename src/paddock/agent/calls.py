@@ -88,6 +88,12 @@ class Call:
             raise Invalid(f"query parameter {name} must be a whole number, not {text!r}", field=name)
         return int(text)
 
+    def text(self, name: str) -> str:
+        """A query parameter. Raises Invalid when it is missing."""
+        if text := self.request.query_params.get(name):
+            return text
+        raise Invalid(f"query parameter {name} is missing", field=name)
+
     def seconds(self, name: str, default: float, most: float) -> float:
         """A query parameter in seconds, cut to 0..most. Raises Invalid."""
         text = self.request.query_params.get(name, str(default))

@@ -23,7 +23,7 @@ from paddock.base.log import correlation_id
 CONSOLE = re.compile(r"/x/v1/servers/\d{1,16}/console")
 EXEC = re.compile(r"/x/v1/servers/\d{1,16}/exec")
 SCREEN = re.compile(r"/x/v1/console/[\w-]{1,64}")
-UPLOAD = re.compile(r"/x/v1/(images|isos)/\d{1,16}/content")
+UPLOAD = re.compile(r"/x/v1/(images|isos)/\d{1,16}/content|/x/v1/servers/\d{1,16}/files")
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

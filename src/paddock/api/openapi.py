@@ -52,12 +52,39 @@ def _content(kind: str, schema: str) -> dict[str, Answers]:
     return {"GET": {"200": here}, "PUT": {"200": here, "202": ("All of it is here", _whole(kind, schema))}}
 
 
+COPIED = {
+    "type": "object",
+    "required": ["path", "size"],
+    "properties": {"path": {"type": "string"}, "size": {"type": "integer"}},
+}
+
+
+def _query(name: str, about: str, required: bool = False) -> dict[str, Any]:
+    return {"in": "query", "name": name, "description": about, "required": required, "schema": {"type": "string"}}
+
+
+PARAMETERS: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "image_content": {"PUT": [OFFSET]},
+    "iso_content": {"PUT": [OFFSET]},
+    "guest_file": {
+        "GET": [_query("path", "Of the guest, absolute.", True), _query("tar", "1: a directory too, as a tar.")],
+        "PUT": [
+            _query("path", "Of the guest, absolute. A directory takes it under its `name`.", True),
+            _query("name", "Its name, where `path` is a directory."),
+            _query("mode", "Octal, of a file; 0644 without it."),
+            _query("tar", "1: the body is a tar of a directory."),
+            _query("replace", "1: a directory takes the place of what is there."),
+        ],
+    },
+}
 BODIES = {
+    "guest_file": BYTES,
     "run_in_guest": {"application/json": {"schema": Exec.model_json_schema()}},
     "image_content": BYTES,
     "iso_content": BYTES,
 }
 ANSWERS: dict[str, dict[str, Answers]] = {
+    "guest_file": {"GET": {"200": ("The file", {})}, "PUT": {"201": ("It is there", COPIED)}},
     "run_in_guest": {"POST": {"200": ("OK", GuestResult.model_json_schema())}},
     "image_content": _content("image", "ImageReply"),
     "iso_content": _content("iso", "IsoReply"),
@@ -91,6 +118,10 @@ def text() -> str:
     return json.dumps(described(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+def _json(content: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": content}}
+
+
 def _add(schema: dict[str, Any], route: Route) -> None:
     name, path = route.endpoint.__name__, route.path.replace(":int", "")
     for method, answers in ANSWERS[name].items():
@@ -101,15 +132,14 @@ def _add(schema: dict[str, Any], route: Route) -> None:
             "tags": ["x: streams"],
             "parameters": [{"in": "path", "name": "id", "required": True, "schema": {"type": "integer"}}],
             "responses": {
-                status: {"description": about, "content": {"application/json": {"schema": content}}}
+                status: {"description": about, "content": _json(content) if content else BYTES}
                 for status, (about, content) in answers.items()
             },
             "security": [{"Bearer": []}],
         }
         if method != "GET":
             said["requestBody"] = {"required": True, "content": BODIES[name]}
-        if method == "PUT":
-            said["parameters"].append(OFFSET)
+        said["parameters"] += PARAMETERS.get(name, {}).get(method, [])
         schema["paths"].setdefault(path, {})[method.lower()] = said
 
 

@@ -2,13 +2,9 @@
 hours.
 """
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Annotated
 
-import anyio
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -17,19 +13,18 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from paddock.api.errors import ApiError, from_pydantic, not_allowed
+from paddock.api.guest_files import guest_file
+from paddock.api.guest_work import counted, in_guest
 from paddock.api.idempotency import HEADER
 from paddock.api.lasting import Lasting
 from paddock.api.screen import screen
 from paddock.api.streaming import answer, close, in_thread, server
 from paddock.api.uploads import image_content, iso_content
-from paddock.base.errors import Invalid, Unavailable
+from paddock.base.errors import Invalid
 from paddock.base.pump import ENDED, hang_up, pump
 from paddock.cloud.models import Node, Server
 from paddock.cloud.nodes import hypervisor
 from paddock.machine.state import GuestResult
-
-COMMANDS = 32  # in guests at once: they may take minutes, so their threads are not those of everything else
-COMMANDS_OF_A_PROJECT = 8
 
 
 class Exec(BaseModel):
@@ -48,34 +43,13 @@ async def run_in_guest(request: Request) -> Response:
             why = f"what a command does in a guest can't be undone with a transaction: ask without {HEADER}"
             raise ApiError(422, "unsupported_error", why)
         wanted = Exec.model_validate_json(await request.body())
-        with _counted(row.project_id):
-            result = await in_thread(_exec, row, node, wanted, limiter=_commands)
+        with counted(row.project_id):
+            result = await in_guest(_exec, row, node, wanted)
         return JSONResponse(result.model_dump(mode="json"))
     except ValidationError as e:
         return answer(from_pydantic(e.errors()))
     except Exception as e:
         return answer(e)
-
-
-_commands = anyio.CapacityLimiter(COMMANDS)
-_running: Counter[int] = Counter()  # commands in guests, by project; only the event loop's thread touches it
-
-
-@contextmanager
-def _counted(project: int) -> Iterator[None]:
-    """One more command of the project. Raises Unavailable when it has enough of them: others want to run some too."""
-    if _running[project] >= COMMANDS_OF_A_PROJECT:
-        raise Unavailable(
-            f"{COMMANDS_OF_A_PROJECT} commands run in guests of this project already",
-            hint="try again when one of them has ended",
-        )
-    _running[project] += 1
-    try:
-        yield
-    finally:
-        _running[project] -= 1
-        if not _running[project]:
-            del _running[project]
 
 
 def _exec(server: Server, node: Node, wanted: Exec) -> GuestResult:
@@ -120,6 +94,7 @@ async def _not_allowed(request: Request, error: Exception) -> Response:
 app = Starlette(
     routes=[
         Route("/x/v1/servers/{id:int}/exec", run_in_guest, methods=["POST"]),
+        Route("/x/v1/servers/{id:int}/files", guest_file, methods=["GET", "PUT"]),
         Route("/x/v1/images/{id:int}/content", image_content, methods=["GET", "PUT"]),
         Route("/x/v1/isos/{id:int}/content", iso_content, methods=["GET", "PUT"]),
         WebSocketRoute("/x/v1/servers/{id:int}/console", console),

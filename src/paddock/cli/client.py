@@ -21,6 +21,7 @@ Json: TypeAlias = dict[str, Any]
 PAGE = 50  # the most that the API gives at once
 ANSWER = 30.0  # seconds until we give up on an answer
 PATIENCE = 30.0  # seconds that somebody who waits for a server outlives an API that restarts
+GUEST = 660.0  # seconds that a guest may be silent while it packs or unpacks
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 _KINDS: dict[str, type[PaddockError]] = {
@@ -79,6 +80,22 @@ class Api:
         params = {"offset": offset}
         return _json(self._send("PUT", path, content=chunks, headers=headers, params=params, timeout=timeout))
 
+    def send_file(self, path: str, chunks: Iterator[bytes], size: int, params: Mapping[str, str]) -> Json:
+        """PUT `size` bytes into a guest, which may take its time."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        timeout = httpx.Timeout(ANSWER, read=GUEST, write=GUEST, connect=5)
+        return _json(self._send("PUT", path, content=chunks, headers=headers, params=params, timeout=timeout))
+
+    @contextmanager
+    def fetch_file(self, path: str, params: Mapping[str, str]) -> Iterator["FileAnswer"]:
+        """GET a file out of a guest as it comes. Raises Unavailable, in between too, when it is cut off."""
+        timeout = httpx.Timeout(ANSWER, read=GUEST, connect=5)
+        with self._explained("GET", path), self._http.stream("GET", path, params=params, timeout=timeout) as response:
+            if not response.is_success:
+                response.read()
+            _checked(response)
+            yield FileAnswer(response)
+
     def delete(self, path: str) -> Json:
         """DELETE; an answer without a body is an empty object."""
         return _json(self._send("DELETE", path))
@@ -105,8 +122,13 @@ class Api:
                 clock.sleep(0.5)
 
     def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        try:
+        with self._explained(method, path):
             return _checked(self._http.request(method, path, **arguments))
+
+    @contextmanager
+    def _explained(self, method: str, path: str) -> Iterator[None]:
+        try:
+            yield
         except httpx.ConnectError as e:
             if "CERTIFICATE_VERIFY_FAILED" in str(e):
                 raise Refused(
@@ -138,6 +160,17 @@ def _naming(body: Json | None) -> Iterator[None]:
         if not name or str(name) in error.message:
             raise
         raise NameTaken(f"{error.message}: {name}", hint=error.hint, field=error.field) from error
+
+
+class FileAnswer:
+    """A file that is coming: what the guest says it is, and its bytes."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        said = response.headers
+        self.kind = said.get("x-file-kind", "file")
+        self.size = int(said.get("x-file-size", "0"))
+        self.mode = int(said.get("x-file-mode", "0644"), 8)
+        self.chunks = response.iter_bytes()
 
 
 def _trusting(ca: Path | None) -> ssl.SSLContext:

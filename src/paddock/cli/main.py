@@ -23,6 +23,7 @@ from paddock.cli import (
     change,
     cloud,
     console,
+    copy,
     env,
     execute,
     image,
@@ -142,7 +143,7 @@ change.register(app)
 server.app.command("metrics")(metrics.metrics)
 image.app.command("create")(image_create.create)
 words.register(app)
-for command in (ssh, console, execute):
+for command in (ssh, console, execute, copy):
     command.register(app)
 for name, noun in (
     ("server", server), ("image", image), ("iso", iso), ("volume", volume), ("type", server_type), ("ssh-key", ssh_key),

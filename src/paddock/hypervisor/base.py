@@ -13,10 +13,12 @@ from anyio.abc import ByteStream
 
 from paddock.machine.cleaning import Cleaning
 from paddock.machine.image import ImageManifest
+from paddock.machine.keys import Chord
 from paddock.machine.spec import Disk, Frozen, Machine, Power, Volume
 from paddock.machine.state import (
     Adapted,
     Change,
+    FileChunk,
     GuestResult,
     HostFacts,
     MachineState,
@@ -26,6 +28,8 @@ from paddock.machine.state import (
     Snapshot,
     VolumeState,
 )
+
+MAX_CHUNK = 512 * 1024  # bytes of a guest's file in one call
 
 
 class Capabilities(Frozen):
@@ -144,6 +148,13 @@ class Guest(Protocol):
     def exec(self, machine: UUID, argv: tuple[str, ...], stdin: str, timeout: float) -> GuestResult:
         """Run a command in the guest. Raises Unavailable when the guest agent does not answer, or not in time."""
 
+    def read_file(self, machine: UUID, path: str, offset: int, limit: int) -> FileChunk:
+        """Up to `limit` bytes (at most MAX_CHUNK) of a guest's file from `offset` on. Raises NotFound, Unavailable as
+        exec, Refused with the guest agent's words."""
+
+    def write_file(self, machine: UUID, path: str, offset: int, data: bytes) -> None:
+        """Write at most MAX_CHUNK bytes at `offset` into a file that is there. Raises as `read_file`."""
+
     def set_password(self, machine: UUID, user: str, password_hash: str) -> None:
         """Change a user's password in the running guest, given as a crypt(3) hash. Raises Unavailable as exec, Refused
         when the guest does not take it."""
@@ -162,6 +173,10 @@ class Streams(Protocol):
 
     def console_log(self, machine: UUID, limit: int) -> str:
         """The last `limit` bytes that the guest wrote to its serial console."""
+
+    def send_keys(self, machine: UUID, chords: tuple[Chord, ...]) -> None:
+        """Press keys of its keyboard, one chord after the other (see `paddock.machine.keys`); returns when the last is
+        pressed. Raises Conflict when the machine is off, Invalid for what is no key."""
 
 
 class Hypervisor(Protocol):

@@ -6,10 +6,13 @@ from anyio.abc import ByteStream
 
 from paddock.base import clock
 from paddock.base.errors import Unavailable
+from paddock.hypervisor.base import MAX_CHUNK
+from paddock.hypervisor.fake_files import FakeFiles
 from paddock.hypervisor.fake_host import Fake, FakeHost
 from paddock.hypervisor.fake_streams import RFB_VERSION, BlankScreen, LocalStream
+from paddock.machine.keys import Chord, check
 from paddock.machine.spec import Machine
-from paddock.machine.state import GuestResult, Phase
+from paddock.machine.state import FileChunk, GuestResult, Phase
 
 PASSWORD_SECONDS = 0.2  # until a guest that does not answer is given up
 COMMANDS = 100  # of each guest that are remembered
@@ -29,7 +32,26 @@ class FakeGuest:
         with self._host.faults.around("exec", machine):
             fake = self._answering(machine, timeout)
             fake.commands[:] = [*fake.commands[1 - COMMANDS :], argv]
-            return _pretend(fake.saved.machine, argv, stdin)
+            with self._host.changed:
+                ours = self._files(fake).script(argv, stdin)
+            return ours or _pretend(fake.saved.machine, argv, stdin)
+
+    def read_file(self, machine: UUID, path: str, offset: int, limit: int) -> FileChunk:
+        with self._host.faults.around("read_file", machine):
+            fake = self._answering(machine, PASSWORD_SECONDS)
+            with self._host.changed:
+                return self._files(fake).read(path, offset, min(limit, MAX_CHUNK))
+
+    def write_file(self, machine: UUID, path: str, offset: int, data: bytes) -> None:
+        with self._host.faults.around("write_file", machine):
+            fake = self._answering(machine, PASSWORD_SECONDS)
+            with self._host.changed:
+                self._files(fake).write(path, offset, data)
+
+    def _files(self, fake: Fake) -> FakeFiles:
+        if fake.files is None:
+            fake.files = FakeFiles(lambda argv, stdin: _pretend(fake.saved.machine, argv, stdin))
+        return fake.files
 
     def set_password(self, machine: UUID, user: str, password_hash: str) -> None:
         with self._host.faults.around("set_password", machine):
@@ -74,6 +96,11 @@ class FakeStreams:
         with self._host.faults.around("vnc", machine), self._host.changed:
             return self._opened(self._host.running(machine), LocalStream(RFB_VERSION, BlankScreen().answer))
 
+    def send_keys(self, machine: UUID, chords: tuple[Chord, ...]) -> None:
+        check(chords)
+        with self._host.faults.around("send_keys", machine), self._host.changed:
+            self._host.running(machine).pressed += chords
+
     def _opened(self, fake: Fake, stream: LocalStream) -> LocalStream:
         fake.streams = [s for s in fake.streams if not s.closed] + [stream]
         return stream
@@ -87,7 +114,7 @@ class FakeStreams:
 def _pretend(machine: Machine | None, argv: tuple[str, ...], stdin: str) -> GuestResult:
     name = argv[0].rsplit("/", 1)[-1]
     hostname = machine.seed.hostname if machine else ""
-    answers = {"echo": " ".join(argv[1:]) + "\n", "hostname": hostname + "\n", "cat": stdin, "false": ""}
+    answers = {"echo": " ".join(argv[1:]) + "\n", "hostname": hostname + "\n", "cat": stdin, "false": "", "sleep": ""}
     answers |= dict.fromkeys(_SILENT, "")
     if name not in answers:
         return GuestResult(exit_code=127, stdout="", stderr=f"{argv[0]}: not found\n")

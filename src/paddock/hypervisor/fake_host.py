@@ -8,9 +8,11 @@ from uuid import UUID
 
 from paddock.base import clock
 from paddock.base.errors import Conflict, DiskFull, NotFound, PortTaken
+from paddock.hypervisor.fake_files import FakeFiles
 from paddock.hypervisor.fake_store import Saved, Store, total_bytes
 from paddock.hypervisor.fake_streams import LocalStream
 from paddock.hypervisor.faults import FaultOrder, Faults
+from paddock.machine.keys import Chord
 from paddock.machine.spec import GIB, MIB, Machine
 from paddock.machine.state import Phase
 
@@ -26,6 +28,8 @@ class Fake:
     log: bytearray = field(default_factory=bytearray)
     streams: list[LocalStream] = field(default_factory=list)
     commands: list[tuple[str, ...]] = field(default_factory=list)  # that ran in its guest, for tests to look at
+    pressed: list[Chord] = field(default_factory=list)  # keys
+    files: FakeFiles | None = None
 
     @property
     def on(self) -> bool:

@@ -27,8 +27,10 @@ from paddock.hypervisor.wire import (
     EPOCH,
     DiskPasswordRequest,
     ExecRequest,
+    FileWrite,
     ImageRequest,
     Images,
+    KeysRequest,
     PasswordRequest,
     PowerRequest,
     SnapshotRequest,
@@ -36,10 +38,12 @@ from paddock.hypervisor.wire import (
 )
 from paddock.machine.cleaning import Cleaning
 from paddock.machine.image import ImageManifest
+from paddock.machine.keys import Chord
 from paddock.machine.spec import Disk, Machine, Power, Volume
 from paddock.machine.state import (
     Adapted,
     Change,
+    FileChunk,
     GuestResult,
     HostFacts,
     MachineState,
@@ -58,6 +62,8 @@ MAX_CONNECTIONS = 100
 MAX_FRAME = 1024 * 1024  # bytes
 GUEST_SECONDS = 20.0  # that a guest may take to change a password, or to let go of a disk
 WAKE_SECONDS = 120.0  # that reading the memory of a hibernated machine may take
+FILE_SECONDS = 40.0  # that a guest may take for a part of a file
+KEYS_SECONDS = 20.0  # that pressing many keys takes
 FORMAT_SECONDS = 60.0  # that making a volume's file system may take
 
 
@@ -318,6 +324,14 @@ class RemoteGuest:
         body = ExecRequest(argv=argv, stdin=stdin, timeout=timeout)
         return self._link.ask(GuestResult, "POST", _of(machine, "/guest/exec"), body, wait=timeout)
 
+    def read_file(self, machine: UUID, path: str, offset: int, limit: int) -> FileChunk:
+        where = {"path": path, "offset": offset, "limit": limit}
+        return self._link.get(FileChunk, _of(machine, "/guest/file"), where, wait=FILE_SECONDS)
+
+    def write_file(self, machine: UUID, path: str, offset: int, data: bytes) -> None:
+        body = _checked(FileWrite, path=path, offset=offset, data=data)
+        self._link.send("PUT", _of(machine, "/guest/file"), body, wait=FILE_SECONDS)
+
     def set_password(self, machine: UUID, user: str, password_hash: str) -> None:
         body = _checked(PasswordRequest, user=user, password_hash=password_hash)
         self._link.send("POST", _of(machine, "/guest/password"), body, wait=GUEST_SECONDS)
@@ -337,3 +351,6 @@ class RemoteStreams:
 
     def console_log(self, machine: UUID, limit: int) -> str:
         return self._link.text(_of(machine, "/console_log"), {"limit": limit})
+
+    def send_keys(self, machine: UUID, chords: tuple[Chord, ...]) -> None:
+        self._link.send("POST", _of(machine, "/keys"), KeysRequest(chords=chords), wait=KEYS_SECONDS)

@@ -3,10 +3,12 @@
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
+from paddock.hypervisor.base import MAX_CHUNK
 from paddock.machine.cleaning import Cleaning
 from paddock.machine.image import ImageManifest
+from paddock.machine.keys import Chord
 from paddock.machine.spec import Frozen, Power, Sha256
 from paddock.machine.state import MachineState, VolumeState
 
@@ -43,6 +45,20 @@ class SnapshotRequest(Frozen):
 
     target: Annotated[str, Field(max_length=MAX_PATH), AfterValidator(_absolute)]
     cleaning: Cleaning | None = None
+
+
+class FileWrite(Frozen):
+    """Bytes for a guest's file."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64")
+
+    path: Annotated[str, Field(max_length=MAX_PATH)]
+    offset: Annotated[int, Field(ge=0)]
+    data: Annotated[bytes, Field(max_length=MAX_CHUNK, repr=False)]
+
+
+class KeysRequest(Frozen):
+    chords: tuple[Chord, ...]
 
 
 class PasswordRequest(Frozen):

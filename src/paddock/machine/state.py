@@ -4,6 +4,8 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
+from pydantic import ConfigDict, Field
+
 from paddock.machine.spec import Frozen
 
 
@@ -123,6 +125,15 @@ class Metrics(Frozen):
 
     step: float  # seconds between values
     series: tuple[Series, ...]
+
+
+class FileChunk(Frozen):
+    """Some bytes of a guest's file; `end`: there were no more."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64")
+
+    data: bytes = Field(repr=False)
+    end: bool
 
 
 class GuestResult(Frozen):

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from paddock.base import clock
-from paddock.base.errors import Refused, Unavailable
+from paddock.base.errors import NotFound, Refused, Unavailable
 from paddock.hypervisor.qemu.guest_agent import MAX_OUTPUT, GuestAgent
+from paddock.machine.state import FileChunk
 
 Behaviour = Callable[[socket.socket], None]
 
@@ -104,6 +105,77 @@ def until_closed(sock: socket.socket) -> None:
 def test_ping(server: Server, agent: GuestAgent) -> None:
     server.behaviour = answering({"return": {}})
     assert agent.ping(2)
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def test_a_part_of_a_file(server: Server, agent: GuestAgent) -> None:
+    chunk = {"return": {"buf-b64": b64(b"ab"), "eof": False}}
+    server.behaviour = answering({"return": 5}, {"return": {}}, chunk, {})
+    with pytest.raises(Refused, match="guest-file-close"):  # what is not closed may not be written
+        agent.read_chunk("/f", 7, 10, 2)
+    server.behaviour = answering({"return": 5}, chunk, {"return": {}})
+    assert agent.read_chunk("/f", 0, 10, 2) == FileChunk(data=b"ab", end=False)
+    counts = [{"return": {"count": 2}}, {"return": {"count": 1}}]
+    server.behaviour = answering({"return": 5}, *counts, {"return": {}})
+    agent.write_chunk("/f", 0, b"abc", 2)
+    missing = {"error": {"desc": "failed to open file '/f' (mode: 'rb'): No such file or directory"}}
+    server.behaviour = answering(missing)
+    with pytest.raises(NotFound, match="there is no file /f"):
+        agent.read_chunk("/f", 0, 10, 2)
+
+
+@pytest.mark.parametrize("answer", [
+    {}, [], 5, None, {"buf-b64": "!!", "eof": True}, {"buf-b64": 7, "eof": True}, {"buf-b64": b64(b"abc")},
+    {"buf-b64": b64(b"abc"), "eof": "yes"}, {"buf-b64": b64(b"x" * 11), "eof": True},
+])  # fmt: skip
+def test_nonsense_in_the_place_of_a_file(server: Server, agent: GuestAgent, answer: object) -> None:
+    server.behaviour = answering({"return": 5}, {"return": answer}, {"return": {}})
+    with pytest.raises(Unavailable):
+        agent.read_chunk("/f", 0, 10, 2)
+
+
+@pytest.mark.parametrize("count", [0, -1, 4, 10**30, "3", None])
+def test_nonsense_about_what_was_written(server: Server, agent: GuestAgent, count: object) -> None:
+    server.behaviour = answering({"return": 5}, {"return": {"count": count}}, {"return": {}})
+    with pytest.raises(Unavailable):
+        agent.write_chunk("/f", 0, b"abc", 2)
+
+
+@pytest.mark.parametrize("drop", [b"A" * 65536, b'{"return": ' + b"[" * 65536])
+def test_a_flood_in_the_place_of_a_file(server: Server, agent: GuestAgent, drop: bytes) -> None:
+    """It ends after a megabyte, far before its time."""
+
+    def behave(sock: socket.socket) -> None:
+        sync(sock)
+        line(sock)
+        while True:
+            sock.sendall(drop)
+
+    server.behaviour = behave
+    start = clock.monotonic()
+    with pytest.raises(Unavailable, match="over 1024 KiB"):
+        agent.read_chunk("/f", 0, 10, 20)
+    assert clock.monotonic() - start < 5
+
+
+def test_a_guest_that_hangs_with_a_file_open(server: Server, agent: GuestAgent) -> None:
+    left = [{"return": 5}]
+
+    def behave(sock: socket.socket) -> None:
+        sync(sock)
+        line(sock)
+        if left:
+            send(sock, left.pop())
+        until_closed(sock)
+
+    server.behaviour = behave
+    start = clock.monotonic()
+    with pytest.raises(Unavailable):
+        agent.read_chunk("/f", 0, 10, 0.3)
+    assert clock.monotonic() - start < 4
 
 
 def test_a_silent_guest_costs_its_timeout_only(server: Server, agent: GuestAgent) -> None:

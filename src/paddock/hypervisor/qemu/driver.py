@@ -10,7 +10,9 @@ from uuid import UUID
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
+from paddock.base import clock
 from paddock.base.errors import Conflict, NotFound, PaddockError, Unavailable
+from paddock.hypervisor.base import MAX_CHUNK
 from paddock.hypervisor.qemu import files, helper_guest, identity, process
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.binary import find_binary
@@ -25,12 +27,16 @@ from paddock.hypervisor.qemu.snapshot import Snapshots
 from paddock.hypervisor.qemu.storage import QemuDisks
 from paddock.hypervisor.qemu.volumes import QemuVolumes
 from paddock.hypervisor.streams import Preceded
-from paddock.machine.state import GuestResult
+from paddock.machine.keys import Chord, check
+from paddock.machine.state import FileChunk, GuestResult
 
 log = logging.getLogger(__name__)
 
 HANG_UP_LOOKS = 10  # times that we look whether QEMU has noticed that the console's last user hung up
 HANG_UP_WAIT = 0.05  # seconds between
+FILE_WAIT = 30.0  # seconds for a part of a file
+KEY_HOLD = 20  # milliseconds
+KEY_PAUSE = 0.06  # seconds from one chord to the next: a keyboard remembers 16 bytes
 PASSWORD_WAIT = 8.0  # seconds: the guest agent runs a program for it
 
 
@@ -92,6 +98,12 @@ class QemuGuest:
     def exec(self, machine: UUID, argv: tuple[str, ...], stdin: str, timeout: float) -> GuestResult:
         return self._agent(machine).exec(argv, stdin, timeout)
 
+    def read_file(self, machine: UUID, path: str, offset: int, limit: int) -> FileChunk:
+        return self._agent(machine).read_chunk(path, offset, min(limit, MAX_CHUNK), FILE_WAIT)
+
+    def write_file(self, machine: UUID, path: str, offset: int, data: bytes) -> None:
+        self._agent(machine).write_chunk(path, offset, data[:MAX_CHUNK], FILE_WAIT)
+
     def set_password(self, machine: UUID, user: str, password_hash: str) -> None:
         check_hash(password_hash)
         self._agent(machine).set_password(user, password_hash, PASSWORD_WAIT)
@@ -127,6 +139,14 @@ class QemuStreams:
     def console_log(self, machine: UUID, limit: int) -> str:
         path = self._machines.directory(machine).serial_log
         return files.read_tail(path, limit).decode(errors="replace")
+
+    def send_keys(self, machine: UUID, chords: tuple[Chord, ...]) -> None:
+        check(chords)
+        live = self._machines.running(machine)
+        for keys in chords:
+            pressed = [{"type": "qcode", "data": key} for key in keys]
+            live.execute("send-key", {"keys": pressed, "hold-time": KEY_HOLD})
+            clock.sleep(KEY_PAUSE)
 
     async def _open(self, live: Live, name: str) -> ByteStream:
         """By the directory's descriptor: the path of a unix socket may have 107 bytes only."""

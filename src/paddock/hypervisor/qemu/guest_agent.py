@@ -6,23 +6,26 @@ Whatever the guest sends, a call ends in its time and takes bounded memory. Each
 
 import base64
 import binascii
+import contextlib
 import json
 import re
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from paddock.base import clock
-from paddock.base.errors import Refused, Unavailable
-from paddock.machine.state import GuestResult
+from paddock.base.errors import NotFound, Refused, Unavailable
+from paddock.machine.state import FileChunk, GuestResult
 
 MAX_REPLY = 1024 * 1024  # bytes
 MAX_EXEC_REPLY = 48 * 1024 * 1024  # the guest agent keeps up to 16 MiB of each stream, sent as base64
 MAX_OUTPUT = 1024 * 1024  # bytes of each stream that we hand on
 MAX_INPUT = 256 * 1024
 CHUNK = 64 * 1024
+CLOSE_WAIT = 2.0  # seconds
 _DELIMITER = b"\xff"
 _CRYPT = re.compile(r"\$[0-9a-z]{1,3}\$[./A-Za-z0-9$=,]{8,400}")  # crypt(5); never what would be another line
 
@@ -70,6 +73,46 @@ class GuestAgent:
             return _decoded(answer, "buf-b64")
         finally:
             self.call("guest-file-close", {"handle": handle}, max(_left(deadline), 0.2))
+
+    def read_chunk(self, path: str, offset: int, limit: int, timeout: float) -> FileChunk:
+        """Part of a file of any size. Raises NotFound, and as `call`."""
+        deadline = clock.monotonic() + timeout
+        with self._opened(path, "rb", offset, deadline) as handle:
+            answer = self.call("guest-file-read", {"handle": handle, "count": limit}, _left(deadline))
+        data = _bytes(answer, "buf-b64")
+        if len(data) > limit:
+            raise Unavailable(f"the guest agent gave {len(data)} bytes where {limit} were asked for")
+        return FileChunk(data=data, end=_field(answer, "eof", bool))
+
+    def write_chunk(self, path: str, offset: int, data: bytes, timeout: float) -> None:
+        """Write into a file that is there. Raises NotFound, and as `call`."""
+        deadline = clock.monotonic() + timeout
+        with self._opened(path, "rb+", offset, deadline) as handle:
+            while data:
+                arguments = {"handle": handle, "buf-b64": base64.b64encode(data).decode()}
+                written = _field(self.call("guest-file-write", arguments, _left(deadline)), "count", int)
+                if not 0 < written <= len(data):
+                    raise Unavailable(f"the guest agent says it wrote {written} of {len(data)} bytes")
+                data = data[written:]
+
+    @contextmanager
+    def _opened(self, path: str, mode: str, offset: int, deadline: float) -> Iterator[int]:
+        """A handle of a guest's file. What is written is in the file only when this ends well."""
+        try:
+            handle = self.call("guest-file-open", {"path": path, "mode": mode}, _left(deadline))
+        except Refused as e:
+            if "No such file" in e.message:
+                raise NotFound(f"there is no file {path} in the guest") from e
+            raise
+        try:
+            if offset:
+                self.call("guest-file-seek", {"handle": handle, "offset": offset, "whence": 0}, _left(deadline))
+            yield handle
+        except BaseException:
+            with contextlib.suppress(Unavailable, Refused):
+                self.call("guest-file-close", {"handle": handle}, CLOSE_WAIT)
+            raise
+        self.call("guest-file-close", {"handle": handle}, CLOSE_WAIT)
 
     def exec(self, argv: tuple[str, ...], stdin: str, timeout: float) -> GuestResult:
         """Run a command in the guest. Raises Refused when the guest agent will not, Unavailable when it is silent or
@@ -229,6 +272,14 @@ def _field(answer: Any, name: str, kind: type[Any]) -> Any:
     if not isinstance(value, kind):
         raise Unavailable(f"the guest agent's answer has no {name}")
     return value
+
+
+def _bytes(answer: Any, name: str) -> bytes:
+    text = answer.get(name, "") if isinstance(answer, dict) else None
+    try:
+        return base64.b64decode(text, validate=True)  # type: ignore[arg-type]
+    except (TypeError, ValueError, binascii.Error) as e:
+        raise Unavailable(f"the guest agent's {name} is not base64") from e
 
 
 def _decoded(answer: Any, name: str) -> str:
