@@ -124,7 +124,7 @@ class Monkey:
         if found is None or found["locked"]:
             return None
         actions = self.cloud.get(f"/v1/servers/{found['id']}/actions", per_page=50)["actions"]
-        return None if any(a["status"] == "running" for a in actions) else found
+        return None if any(a["status"] == "running" for a in actions) else self._find(server)  # as it is at the end
 
 
 def test_thirty_random_moments() -> None:
