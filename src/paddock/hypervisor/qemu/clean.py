@@ -4,7 +4,6 @@ It works on the copy itself, which nobody has yet: a copy whose cleaning failed 
 """
 
 import threading
-from pathlib import Path
 
 from paddock.base.errors import Refused
 from paddock.hypervisor.qemu import disks, helper_guest, identity
@@ -30,20 +29,13 @@ class Cleaner:
             raise Refused(f"{disk} stands on another file", hint="somebody changed it: look who")
         identity.give(disk, writable=True)
         job = Job("clean", tuple(("keep", trace.value) for trace in self._cleaning.keep))
-        with held_still(self._lock) as lock:
-            place = Place(self.guest, _node(f"../{disk.name}"), lock)
-            outcome = helper_guest.work(self._boot, place, job, stop, say)
-        self._lock.unlink(missing_ok=True)
+        try:
+            with held_still(self._copy.lock) as lock:
+                place = Place(self._copy.guest, _node(f"../{disk.name}"), lock)
+                outcome = helper_guest.work(self._boot, place, job, stop, say)
+        finally:
+            self._copy.lock.unlink(missing_ok=True)
         return said(outcome, self._cleaning)
-
-    @property
-    def guest(self) -> Path:
-        """The directory that its helper guest has for itself."""
-        return self._copy.directory.root / f"{self._copy.name}.guest"
-
-    @property
-    def _lock(self) -> Path:
-        return self._copy.directory.root / f"{self._copy.name}.lock"
 
 
 def said(outcome: Outcome, cleaning: Cleaning) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -60,14 +60,25 @@ class Copy:
         return self.directory.root / f"{self.name}.log"
 
     @property
+    def guest(self) -> Path:
+        """The directory that a helper guest that cleans it has for itself."""
+        return self.directory.root / f"{self.name}.guest"
+
+    @property
+    def lock(self) -> Path:
+        """Held by that guest."""
+        return self.directory.root / f"{self.name}.lock"
+
+    @property
     def node(self) -> str:
         """QEMU's name of the target: at most 31 characters."""
         return f"snap-{self.snapshot.hex[:24]}"
 
     def remove(self) -> None:
         """What lies on this node of it."""
-        self.disk.unlink(missing_ok=True)
-        self.log.unlink(missing_ok=True)
+        for path in (self.disk, self.log, self.lock):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.guest, ignore_errors=True)
 
 
 def needed(layout: Layout, directory: MachineDir) -> int:
