@@ -210,6 +210,7 @@ def test_names_that_are_taken(anna: Person, reader: Person, disk: Path, cd: Path
     assert "the name tools is taken\n" in anna.fails("image", "import", disk, "--name", "tools")
     assert "invalid input in field 'name'" in anna.fails("image", "import", disk, "--name", "A B")
     assert "may only read" in reader.fails("image", "import", disk)
+    assert "'ftp://x/y' is no address" in anna.fails("image", "import", "ftp://x/y", code=2)
 
 
 @contextmanager

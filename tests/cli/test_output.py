@@ -118,6 +118,13 @@ def test_no_line_is_wider_than_the_terminal_unless_nothing_can_go(width: int) ->
     assert all(line.rstrip().endswith("z") for line in lines[1:])
 
 
+def test_where_nothing_may_go_the_last_ones_do() -> None:
+    columns = [Column("NAME", lambda r: r["n"]), Column("SIZE", lambda _: "10 GB"), Column("WHERE", lambda _: "there")]
+    shown = [[line.plain for line in table([{"n": "data"}], columns, width)] for width in (18, 17, 9, 3)]
+    assert [len(lines[0].split()) for lines in shown] == [3, 2, 1, 1]
+    assert shown[1] == ["NAME  SIZE", "data  10 GB"]
+
+
 def test_wide_characters_count_double() -> None:
     assert shorten("日本語", 4) == "日…"
     assert shorten("abc", 3) == "abc"

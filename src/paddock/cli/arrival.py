@@ -62,12 +62,12 @@ class Wish:
 
 def place(file: str, url: str) -> tuple[Path | None, str]:
     """The file or the address that is meant; an address may stand in the file's place. Raises typer.BadParameter."""
-    if ADDRESS.match(file) and not url:
+    if "://" in file and not url:
         file, url = "", file
     if bool(file) == bool(url):
         raise typer.BadParameter("Give either a file or --url" if file else "Missing argument 'FILE', or --url")
     if url and not ADDRESS.match(url):
-        raise typer.BadParameter(f"--url {url!r} does not begin with http:// or https://")
+        raise typer.BadParameter(f"{url!r} is no address: it begins with http:// or https://")
     return (Path(file).expanduser() if file else None), url
 
 

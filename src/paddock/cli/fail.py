@@ -15,6 +15,7 @@ def report(error: PaddockError) -> None:
 def say(message: str, hint: str = "") -> None:
     """Print an error's message and what to do about it."""
     console = stderr()
-    console.print(Text("error: ", "bold red") + Text(clean(message), ""))
+    whole_lines = not console.is_terminal  # a person reads words that are not cut in two
+    console.print(Text("error: ", "bold red") + Text(clean(message), ""), soft_wrap=whole_lines)
     if hint:
-        console.print(Text("hint: ", "cyan") + Text(clean(hint), ""))
+        console.print(Text("hint: ", "cyan") + Text(clean(hint), ""), soft_wrap=whole_lines)

@@ -22,8 +22,8 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 COLUMNS = (
     Column("SERIES", lambda s: s["name"]),
     Column("LAST", lambda s: s["last"], right=True),
-    Column("MEAN", lambda s: s["mean"], right=True),
-    Column("MOST", lambda s: s["most"], right=True),
+    Column("MEAN", lambda s: s["mean"], drop=2, right=True),
+    Column("MOST", lambda s: s["most"], drop=3, right=True),
     Column("COURSE", lambda s: s["course"], drop=1),
 )
 

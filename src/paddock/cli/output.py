@@ -44,7 +44,10 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only the names.")]
 
 @dataclass(frozen=True)
 class Column:
-    """One column: `drop` > 0 lets it go when the terminal is narrow (1 first), `least` lets it shrink to that."""
+    """One column: `drop` > 0 lets it go when the terminal is narrow (1 first), `least` lets it shrink to that.
+
+    Where that is not enough, the last ones go.
+    """
 
     title: str
     value: Callable[[Json], object]
@@ -125,6 +128,8 @@ def _fit(columns: Sequence[Column], natural: dict[Column, int], width: int | Non
         if not shrinkable:
             break
         widths[max(shrinkable, key=lambda c: widths[c])] -= 1
+    while _total(list(widths.values())) > width and len(widths) > 1:
+        widths.popitem()  # rather than lines that are broken in two
     return widths
 
 
