@@ -161,6 +161,9 @@ def test_the_life_of_a_plan(boss: Caller, cloud: Cloud) -> None:
         "memory_mib": 256,
         "disk_gib": 3,
         "price_hourly": "0.1234",
+        "dedicated_cpus": False,
+        "huge_pages": False,
+        "nested": False,
     }
     made = boss.ok("POST", "/admin/v1/server_types", body)["server_type"]
     assert made == {**body, "id": made["id"], "price_monthly": "90.0820", "deprecated": None, "servers": 0}
@@ -173,6 +176,9 @@ def test_the_life_of_a_plan(boss: Caller, cloud: Cloud) -> None:
     assert server.cores == 2, "who has it keeps what it has"
     public = boss.ok("GET", "/v1/server_types?name=acme")["server_types"][0]
     assert (public["deprecated"], public["prices"][0]["price_monthly"]["net"]) == (True, "80.0000")
+    boss.ok("PUT", path, {"dedicated_cpus": True, "nested": True})
+    public = boss.ok("GET", "/v1/server_types?name=acme")["server_types"][0]
+    assert (public["cpu_type"], public["x_nested"], public["x_huge_pages"]) == ("dedicated", True, False)
     error = boss.refused("DELETE", path, None, 422, "resource_in_use")
     assert "is that of 1 server:" in error["message"]
     assert boss.ok("PUT", path, {"deprecated": False})["server_type"]["deprecated"] is None

@@ -151,6 +151,31 @@ def test_the_firmware_changes_with_a_start(hypervisor: Hypervisor, made: Made) -
     assert machines.adapt(machine.uuid, 1).pending == ()
 
 
+def test_what_the_host_has_not_is_refused_with_the_reason(hypervisor: Hypervisor, made: Made) -> None:
+    facts = hypervisor.machines.facts()
+    for field, has in (("nested", not facts.no_nested), ("huge_pages", facts.huge_pages_mib >= 64)):
+        machine = made.new(**{field: True})
+        if has:
+            hypervisor.machines.power(machine.uuid, Power.ON, 1)
+        else:
+            with pytest.raises(Refused):
+                hypervisor.machines.power(machine.uuid, Power.ON, 1)
+            assert hypervisor.machines.state(machine.uuid).phase in (Phase.DEFINED, Phase.OFF)
+
+
+def test_dedicated_cpus_come_back_when_their_machine_ends(hypervisor: Hypervisor, made: Made) -> None:
+    most = hypervisor.machines.facts().dedicated_cpus
+    if not most:
+        pytest.skip("the host has one CPU")
+    first, second = (made.new(cpus=most, dedicated_cpus=True) for _ in range(2))
+    hypervisor.machines.power(first.uuid, Power.ON, 1)
+    with pytest.raises(Refused, match="dedicated CPUs are asked for"):
+        hypervisor.machines.power(second.uuid, Power.ON, 1)
+    hypervisor.machines.power(first.uuid, Power.OFF, 1)
+    hypervisor.machines.power(second.uuid, Power.ON, 1)
+    assert hypervisor.machines.state(second.uuid).phase is Phase.RUNNING
+
+
 def test_one_boot_of_a_host_is_told_by_the_same_word(harness: Harness) -> None:
     before = harness.hypervisor.machines.facts().boot_id
     assert before

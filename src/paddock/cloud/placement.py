@@ -1,7 +1,7 @@
 """Which node: rows in, a node and reasons out. Pure, so that the same code places, explains and simulates."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 Strategy = Literal["round-robin", "free-room"]
@@ -35,6 +35,7 @@ class Demand:
     disk_gib: int
     only: str = ""  # the node that its volumes lie on
     apart: frozenset[str] = frozenset()  # nodes with others of its placement group
+    lacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # what nodes have not, by name
     strange: frozenset[str] = frozenset()  # nodes that serve another project, and can't keep strangers apart
 
 
@@ -70,7 +71,7 @@ def judge(node: Room, demand: Demand, ports_used: int) -> Verdict:
         reasons.append(f"has no SSH port left in {node.first_ssh_port}–{last}")
     reasons += _company(node.name, demand)
     spread = len(reasons) == 1 and node.name in demand.apart
-    never = never or bool(demand.only and demand.only != node.name)
+    never = never or bool(demand.only and demand.only != node.name) or bool(demand.lacks.get(node.name))
     return Verdict(node.name, tuple(reasons), not never, node.state != "up", spread)
 
 
@@ -78,6 +79,7 @@ def _company(node: str, demand: Demand) -> Iterator[str]:
     """What speaks against a node besides its room: who and what is there."""
     if demand.only and node != demand.only:
         yield f"is not {demand.only}, where the server's volumes lie"
+    yield from demand.lacks.get(node, ())
     if node in demand.apart:
         yield "has another server of the placement group"
     if node in demand.strange:

@@ -14,6 +14,9 @@ _LATER = {
     "firmware": "it boots by another firmware from its next start on",
     "network": "its network changes with the next start",
     "kernel_args": "its kernel gets other arguments at the next start",
+    "nested": "whether it may run virtual machines itself changes with the next start",
+    "dedicated_cpus": "whether its CPUs are its alone changes with the next start",
+    "huge_pages": "whether its memory is in huge pages changes with the next start",
     "seed": "its guest is told new data for cloud-init at the next start",
 }
 
@@ -54,13 +57,14 @@ def pending(started: Machine, has: Machine, wanted: Machine, agent: bool) -> Ite
 
 
 def _cpus(started: Machine, has: int, wanted: int) -> int:
-    most = started.max_cpus if started.layout == 2 else 0
+    most = started.max_cpus if started.layout == 2 and not started.dedicated_cpus else 0
     return max(has, min(wanted, most))
 
 
 def _memory(started: Machine, has: int, wanted: int) -> int:
     """Whole blocks of what is missing, or nothing where there is no place for all of them."""
-    most = started.max_memory_mib if started.layout == 2 and started.memory_mib >= ROOM_FROM_MIB else 0
+    has_room = started.layout == 2 and started.memory_mib >= ROOM_FROM_MIB and not started.huge_pages
+    most = started.max_memory_mib if has_room else 0
     more = has + max(0, wanted - has) // BLOCK_MIB * BLOCK_MIB
     return more if more <= most else has
 

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from paddock.base import clock
-from paddock.base.errors import Conflict, DiskFull, NotFound, PortTaken
+from paddock.base.errors import Conflict, DiskFull, NotFound, PortTaken, Refused
 from paddock.hypervisor.fake_files import FakeFiles
 from paddock.hypervisor.fake_store import Saved, Store, total_bytes
 from paddock.hypervisor.fake_streams import LocalStream
@@ -131,6 +131,7 @@ class FakeHost:
         machine, wanted = fake.saved.machine, fake.saved.endpoint
         assert machine, "BUG: a machine without a definition was started"
         self.check_parts(machine)
+        self._check_cpus(machine)
         holder = self.ports.setdefault(wanted, machine.uuid)
         if holder != machine.uuid:
             raise PortTaken(f"port {wanted} is in use by machine {holder}", hint="take another port")
@@ -146,6 +147,14 @@ class FakeHost:
                 return
             has |= {**fresh, "cold_start": f"it started anew: {cold}"}
         self._set_phase(fake, phase, runs=runs, **{"cold_start": "", **has})
+
+    def _check_cpus(self, machine: Machine) -> None:
+        """Raises Refused when it shall have CPUs for itself, and others have them."""
+        others = (f.saved.has for u, f in self.fakes.items() if u != machine.uuid)
+        left = self.cpus - 1 - sum(m.cpus for m in others if m and m.dedicated_cpus)
+        if machine.dedicated_cpus and machine.cpus > left:
+            text = f"{machine.cpus} dedicated CPUs are asked for, and the node has {left} left to give"
+            raise Refused(text, hint="use a smaller server type or another node")
 
     def hibernate(self, fake: Fake) -> None:
         """Its memory is kept, and takes room. Raises DiskFull."""

@@ -41,7 +41,7 @@ class FakeMachines:
                 memory_free_mib=max(0, host.memory_mib - host.memory_used), disk=host.disk,
                 disk_free=host.disk - host.used,
                 accelerator=Accelerator.TCG, accelerator_reason="nothing is run at all", hypervisor="fake",
-                boot_id=host.boot_id,
+                boot_id=host.boot_id, no_nested="", huge_pages_mib=host.memory_mib // 4, dedicated_cpus=host.cpus - 1,
             )  # fmt: skip
 
     def ensure(self, machine: Machine, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs

@@ -65,6 +65,9 @@ class HostFacts(Frozen):
     accelerator_reason: str
     hypervisor: str  # "qemu 7.2.22" or "fake"
     load: float = 0.0
+    no_nested: str = "it does not say"  # why guests can't run virtual machines themselves; empty: they can
+    huge_pages_mib: int = 0
+    dedicated_cpus: int = 0  # how many CPUs can belong to one machine each
     boot_id: str = ""  # another one after each start of the host; empty: not known
 
 

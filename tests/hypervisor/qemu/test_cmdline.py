@@ -62,12 +62,18 @@ def test_golden(name: str, image: ImageManifest, accelerator: Accelerator, pause
         ("layout-2-all.txt", PLAIN, {**ROOM, "iso": ISO, "volumes": VOLUMES}),
         ("layout-2-direct-boot-iso.txt", DIRECT, {"layout": 2, "iso": ISO}),
         ("layout-1-iso.txt", PLAIN, {"iso": ISO}),
+        ("huge-pages-dedicated.txt", PLAIN, {**ROOM, "huge_pages": True, "dedicated_cpus": True}),
         ("uefi.txt", PLAIN, {**ROOM, "firmware": "uefi", "iso": ISO}),
         ("rescue.txt", DIRECT, {**ROOM, "iso": ISO, "volumes": VOLUMES, "rescue": Rescue(image=DIRECT.sha256)}),
     ],
 )
 def test_golden_of_layout_2(name: str, image: ImageManifest, changes: dict[str, Any]) -> None:
     same_as_golden(name, pretty(words(image, **changes)))
+
+
+def test_only_who_may_runs_virtual_machines_itself() -> None:
+    assert "host" in words(accelerator=Accelerator.KVM, nested=True)
+    assert "host,vmx=off,svm=off" in words(accelerator=Accelerator.KVM)
 
 
 def test_layout_1_has_no_room_whatever_is_said() -> None:

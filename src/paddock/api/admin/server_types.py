@@ -8,7 +8,7 @@ from django.db.models import Count, QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse
 from ninja import Router, Status
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from paddock.api.errors import ApiError, uniqueness
 from paddock.api.paging import Meta, get, page
@@ -38,6 +38,9 @@ class PlanReply(Reply):
     disk_gib: int
     price_hourly: str
     price_monthly: str
+    dedicated_cpus: bool
+    huge_pages: bool
+    nested: bool
     deprecated: Time | None
     servers: int
 
@@ -52,7 +55,8 @@ class ManyPlans(Reply):
 
 
 class CreatePlan(Body):
-    """Without a monthly price, a month costs 730 hours."""
+    """Without a monthly price, a month costs 730 hours. `dedicated_cpus`: each CPU has one of the host's for itself;
+    `huge_pages`: so is its memory; `nested`: its servers may run virtual machines. Nodes that have none hold none."""
 
     name: Name
     description: About = ""
@@ -61,10 +65,14 @@ class CreatePlan(Body):
     disk_gib: DiskGib
     price_hourly: Price = "0"
     price_monthly: Price | None = None
+    dedicated_cpus: StrictBool = False
+    huge_pages: StrictBool = False
+    nested: StrictBool = False
 
 
 class ChangePlan(Body):
-    """Servers that have it keep the size they have. A deprecated one is for no new servers."""
+    """Servers that have it keep the size they have, and get the rest with their next start. A deprecated one is for no
+    new servers."""
 
     name: Name | None = None
     description: About | None = None
@@ -73,6 +81,9 @@ class ChangePlan(Body):
     disk_gib: DiskGib | None = None
     price_hourly: Price | None = None
     price_monthly: Price | None = None
+    dedicated_cpus: StrictBool | None = None
+    huge_pages: StrictBool | None = None
+    nested: StrictBool | None = None
     deprecated: bool | None = None
 
 
@@ -142,6 +153,9 @@ def _reply(plan: "ServerType") -> PlanReply:
         disk_gib=plan.disk_gib,
         price_hourly=f"{plan.price_hourly:.4f}",
         price_monthly=f"{plan.price_monthly:.4f}",
+        dedicated_cpus=plan.dedicated_cpus,
+        huge_pages=plan.huge_pages,
+        nested=plan.nested,
         deprecated=plan.deprecated,
         servers=getattr(plan, "servers", 0),
     )

@@ -58,6 +58,8 @@ class ServerTypeReply(Reply):
     architecture: str = "x86"
     deprecation: Deprecation | None
     locations: list[AtLocation]
+    x_huge_pages: bool
+    x_nested: bool
 
 
 class OneServerType(Reply):
@@ -83,6 +85,10 @@ def shown(plan: ServerType) -> ServerTypeReply:
         deprecated=end is not None,
         prices=[price(plan)],
         deprecation=end,
+        cpu_type="dedicated" if plan.dedicated_cpus else "shared",
+        category="Dedicated vCPU" if plan.dedicated_cpus else "Shared vCPU",
+        x_huge_pages=plan.huge_pages,
+        x_nested=plan.nested,
         locations=[AtLocation(id=here.id, name=here.name, deprecation=end, available=not is_over(plan))],
     )
 

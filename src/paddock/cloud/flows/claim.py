@@ -4,13 +4,13 @@ The claim locks the node's row. What is asked after that sees whoever claimed it
 placement group, or of two projects that must not meet, never get the same node.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Case, Count, Exists, F, OuterRef, Q, QuerySet, Subquery, Value, When
+from django.db.models import Case, Count, Exists, F, OuterRef, Q, QuerySet, Subquery, Sum, Value, When
 from django.db.models.functions import Greatest, Least
 
 from paddock.base.errors import Conflict, Invalid, NoRoom, PaddockError, PlacementFailed
@@ -87,9 +87,33 @@ def _choose(nodes: list[Any], server: Server, only: str) -> tuple[list[str], lis
         disk_gib=server.disk_gib,
         only=only,
         apart=_nodes_of_group(server),
+        lacks={n.name: tuple(lacks(n, server, server.server_type)) for n in nodes} if _special(server) else {},
         strange=frozenset(n.name for n in nodes if n.strange),
     )
     return placement.choose(nodes, demand, {n.name: n.used for n in nodes}, settings.PLACEMENT)
+
+
+def _special(server: Server) -> bool:
+    plan = server.server_type
+    return plan.nested or plan.huge_pages or plan.dedicated_cpus
+
+
+def lacks(node: Node, server: Server, plan: ServerType) -> Iterator[str]:
+    """What this type of server needs of a host besides room, and the node has not, each in words."""
+    facts, others = node.facts, Server.objects.filter(node=node).exclude(pk=server.pk)
+    if plan.nested and (why := facts.get("no_nested", "its node agent does not say")):
+        yield f"can't run virtual machines in virtual machines: {why}"
+    for has, what, needs, claimed in (
+        (plan.huge_pages, "MiB in huge pages", plan.memory_mib, others.filter(server_type__huge_pages=True)),
+        (plan.dedicated_cpus, "CPUs to dedicate", plan.cores, others.filter(server_type__dedicated_cpus=True)),
+    ):
+        if not has:
+            continue
+        pages = what.endswith("pages")
+        whole = facts.get("huge_pages_mib" if pages else "dedicated_cpus", 0)
+        left = whole - (claimed.aggregate(sum=Sum("memory_mib" if pages else "cores"))["sum"] or 0)
+        if left < needs:
+            yield f"has {max(0, left)} of {whole} {what} left, {needs} are needed"
 
 
 def _nodes_of_group(server: Server) -> frozenset[str]:

@@ -115,6 +115,8 @@ def change_type(server: Server, plan: ServerType, upgrade_disk: bool, live: bool
         running = row.status != Status.OFF
         if running:
             _check_live(row, plan, disk, live=live)
+        if row.node is not None and (missing := list(claim.lacks(row.node, row, plan))):
+            raise NoRoom(f"node {row.node.name} {' and '.join(missing)}", hint="choose another server type")
         more = claim.Shape(plan.cores - row.cores, plan.memory_mib - row.memory_mib, disk - row.disk_gib)
         quota.check(row.project_id, cores=more.cores, memory_mib=more.memory_mib, disk_gib=more.disk_gib)
         if row.node is not None and not claim.more(row.node, more):

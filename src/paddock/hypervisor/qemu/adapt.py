@@ -16,6 +16,9 @@ _LATER = {
     "firmware": "it boots by another firmware from its next start on",
     "network": "its network changes with the next start",
     "kernel_args": "its kernel gets other arguments at the next start",
+    "nested": "whether it may run virtual machines itself changes with the next start",
+    "dedicated_cpus": "whether its CPUs are its alone changes with the next start",
+    "huge_pages": "whether its memory is in huge pages changes with the next start",
     "seed": "its guest is told new data for cloud-init at the next start",
 }
 

@@ -24,6 +24,8 @@ ROOM_FROM_MIB = 256  # Linux sets 64 MiB aside once memory can come above 4 GiB:
 MEMORY_SLOTS = 16  # how many times memory can be added to one run
 RESET_ENDS = "-no-reboot"  # in the rescue system: its guest's reboot leads out of it
 TRACE_SHUTDOWN = "qemu_system_shutdown_request"  # noted in QEMU's log when a guest switches itself off
+HUGE = "huge0"  # the memory of a machine in huge pages
+NOT_NESTED = "host,vmx=off,svm=off"
 TCG_CACHE_MIB = 256  # of translated code, at most; QEMU's own limit is 1 GiB, more than our small guests have
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", re.IGNORECASE)
@@ -88,14 +90,27 @@ def _process(machine: Machine, binary: Binary, paused: bool) -> list[str]:
 
 def _board(machine: Machine, accelerator: Accelerator) -> list[str]:
     kvm = accelerator == Accelerator.KVM
+    kind = _plain(machine.machine_type, "machine_type")
     return [
-        "-machine", f"{_plain(machine.machine_type, 'machine_type')},usb=off,vmport=off{_firmware(machine)}",
+        "-machine", f"{kind},usb=off,vmport=off{_firmware(machine)}{_pages(machine)}",
         "-accel", "kvm" if kvm else f"tcg,tb-size={TCG_CACHE_MIB}",
-        "-cpu", "host" if kvm else "max",
+        "-cpu", ("host" if machine.nested else NOT_NESTED) if kvm else "max",
         "-smp", _cpus(machine),
         "-m", _memory(machine),
+        *_huge_pages(machine),
         "-rtc", "base=utc",
     ]  # fmt: skip
+
+
+def _pages(machine: Machine) -> str:
+    return f",memory-backend={HUGE}" if machine.huge_pages else ""
+
+
+def _huge_pages(machine: Machine) -> list[str]:
+    """All taken at once, so that none is missing later."""
+    if not machine.huge_pages:
+        return []
+    return ["-object", f"memory-backend-memfd,id={HUGE},size={machine.memory_mib}M,hugetlb=on,share=off,prealloc=on"]
 
 
 def _uefi(machine: Machine, binary: Binary) -> list[str]:
@@ -111,14 +126,15 @@ def _firmware(machine: Machine) -> str:
 
 
 def _cpus(machine: Machine) -> str:
-    most = max(machine.cpus, machine.max_cpus) if machine.layout >= ROOM else machine.cpus
+    has_room = machine.layout >= ROOM and not machine.dedicated_cpus  # those that it has are bound to the host's
+    most = max(machine.cpus, machine.max_cpus) if has_room else machine.cpus
     room = f",maxcpus={most}" if most > machine.cpus else ""
     return f"cpus={machine.cpus}{room},sockets=1,cores={most},threads=1"
 
 
 def _memory(machine: Machine) -> str:
     size = f"size={machine.memory_mib}M"
-    has_room = machine.layout >= ROOM and machine.memory_mib >= ROOM_FROM_MIB
+    has_room = machine.layout >= ROOM and machine.memory_mib >= ROOM_FROM_MIB and not machine.huge_pages
     if not has_room or machine.max_memory_mib <= machine.memory_mib:
         return size
     return f"{size},slots={MEMORY_SLOTS},maxmem={machine.max_memory_mib}M"

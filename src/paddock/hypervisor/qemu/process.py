@@ -63,6 +63,13 @@ class Process:
         if not ended:
             raise Unavailable(f"QEMU {self.pid} does not end, killed or not", hint="its storage hangs: see `dmesg`")
 
+    def threads(self) -> list[int]:
+        """Its threads' ids; none when it is gone."""
+        try:
+            return [int(name) for name in os.listdir(f"/proc/{self.pid}/task")]
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+
     def memory(self) -> int:
         """Bytes of memory that it uses, swapped out or not; 0 when it is gone."""
         try:

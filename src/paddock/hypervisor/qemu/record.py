@@ -34,6 +34,9 @@ class Given(Frozen):
     network: UserNetwork
     seed: str  # a hash
     kernel_args: str = ""
+    nested: bool = False
+    dedicated_cpus: bool = False
+    huge_pages: bool = False
     firmware: str = "bios"
 
     @classmethod
@@ -50,6 +53,9 @@ class Given(Frozen):
             network=machine.network,
             seed=hashlib.sha256(machine.seed.model_dump_json().encode()).hexdigest(),
             kernel_args=machine.kernel_args,
+            nested=machine.nested,
+            dedicated_cpus=machine.dedicated_cpus,
+            huge_pages=machine.huge_pages,
             firmware=machine.firmware,
         )
 
@@ -74,6 +80,7 @@ class Run(Frozen):
     host_restarted: bool = False
     hibernated: bool = False  # it ends because its memory is written
     cold_start: str = ""  # why it did not go on with its memory
+    cpus: tuple[int, ...] = ()  # of the host, that are its alone
     started: Machine | None = None  # what QEMU was started with, without secrets
     rebooting: bool = False  # it ended so that it can be started anew
     given: Given | None = None

@@ -6,19 +6,21 @@ in its directory say the same, so that the next process finds everything again.
 
 import contextlib
 import logging
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 from paddock.base import clock
 from paddock.base.errors import Conflict, NotFound, PaddockError, Refused, Unavailable
-from paddock.hypervisor.qemu import cmdline, memory, process, record, scope, start
+from paddock.hypervisor.qemu import cmdline, host, memory, process, record, scope, start
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.binary import find_binary
 from paddock.hypervisor.qemu.hibernate import Hibernations
 from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout
 from paddock.hypervisor.qemu.live import RUNNING, Live
+from paddock.hypervisor.qemu.pinning import Pinning
 from paddock.hypervisor.qemu.process import Process
 from paddock.hypervisor.qemu.qmp import Qmp, QmpThread
 from paddock.hypervisor.qemu.record import Given, Run, Spec
@@ -43,6 +45,7 @@ class Runs:
         self._choice = choice
         self.volumes = VolumeStore(layout)
         self._hibernations = Hibernations(self.volumes.file, self._hibernated)
+        self._pinning = Pinning(os.sched_getaffinity(0))
         self._qmp = QmpThread()
         self._changed = threading.Condition()
         self._cursor = int(clock.now().timestamp() * 1000)  # never one of an earlier process
@@ -230,8 +233,18 @@ class Runs:
 
     def _spawn(self, slot: Slot, machine: Machine, words: list[str], run: Run) -> tuple[Live, Run]:
         """A QEMU that answers, and that nobody knows of yet."""
-        directory = slot.directory
+        assert run.accelerator, "BUG: a machine is started under nothing"
+        host.refuse_unable(machine, run.accelerator)
         start.check_port(machine.network)
+        cpus = self._pinning.claim(machine.uuid, machine.cpus) if machine.dedicated_cpus else ()
+        try:
+            return self._spawned(slot, machine, words, run.model_copy(update={"cpus": cpus}))
+        except BaseException:
+            self._let_cpus_go(slot)
+            raise
+
+    def _spawned(self, slot: Slot, machine: Machine, words: list[str], run: Run) -> tuple[Live, Run]:
+        directory = slot.directory
         started = start.launch(words, directory, [self.volumes.file(a.volume) for a in machine.volumes])
         new = {"phase": Phase.RUNNING, "pid": started.pid, "boot_id": process.boot_id(), "since": clock.now()}
         run = run.model_copy(update=new)
@@ -241,6 +254,9 @@ class Runs:
                 record.write_run(directory, run)
                 scope.put_into_scope(machine.uuid, machine.name, started.pid)
                 live.attach(self._meet(live, machine, run))
+            self._pinning.place(machine.uuid, live)
+            if run.cpus:
+                self._pinning.settle(self._lives())
         except BaseException as e:
             self._stillborn(slot, live, str(e))
             raise
@@ -252,6 +268,13 @@ class Runs:
             self._tell()
         self._watcher.add(live.process.pidfd, lambda: self._ended(slot, live))
         log.info("machine %s runs under %s as process %d", slot.uuid, run.accelerator, live.process.pid)
+
+    def _lives(self) -> dict[UUID, Live]:
+        return {slot.uuid: slot.live for slot in list(self._slots.values()) if slot.live}
+
+    def _let_cpus_go(self, slot: Slot) -> None:
+        if self._pinning.release(slot.uuid):
+            self._pinning.settle(self._lives())
 
     def _meet(self, live: Live, machine: Machine, run: Run) -> Qmp:
         """The connection to a QEMU that was just started. Raises what it died of."""
@@ -270,6 +293,7 @@ class Runs:
         """Nobody would hold this QEMU: end it, and have a state that says it is off."""
         live.process.end()
         live.let_go()
+        self._let_cpus_go(slot)
         self._note_off(slot, why, Phase.HIBERNATED if memory.is_there(slot.directory) else Phase.OFF)
 
     def _note_off(self, slot: Slot, why: str, phase: Phase = Phase.OFF) -> None:
@@ -302,6 +326,7 @@ class Runs:
                 slot.live = None
                 self._tell()
             self._save(slot)
+            self._let_cpus_go(slot)
         live.let_go()
         log.info("machine %s is %s: %s", slot.uuid, slot.run.phase, slot.run.reason)
 
@@ -358,6 +383,8 @@ class Runs:
             for slot in pool.map(self._adopt, uuids):
                 if slot.spec or slot.live:
                     self._slots[slot.uuid] = slot
+                    self._pinning.adopt(slot.uuid, slot.run.cpus if slot.live else ())
+        self._pinning.settle(self._lives())
 
     def _adopt(self, uuid: UUID) -> Slot:
         directory = self._layout.machine(uuid)
