@@ -71,6 +71,7 @@ OWNED: dict[str, tuple[str, Any]] = {
     "GET /x/v1/tokens/{id}": ("token", None),
     "DELETE /x/v1/tokens/{id}": ("token", None),
     "GET /x/v1/servers/{id}/timeline": ("server", None),
+    "GET /x/v1/servers/{id}/sizes": ("server", None),
     "GET /x/v1/servers/{id}/console_log": ("server", None),
     "POST /x/v1/servers/{id}/actions/create_image": ("server", {"name": "made-of-it"}),
     "POST /x/v1/servers/{id}/actions/pause": ("server", None),

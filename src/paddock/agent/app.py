@@ -43,6 +43,7 @@ from paddock.machine.state import (
     Metrics,
     Progress,
     Readiness,
+    Sizes,
     Snapshot,
 )
 
@@ -103,6 +104,9 @@ class Answers:
         if end < start:
             raise Invalid("the end lies before the start", field="end")
         return self._machines.metrics(call.machine, start, end, step)
+
+    def sizes(self, call: Call) -> Sizes:
+        return self._machines.sizes(call.machine)
 
     def snapshot(self, call: Call) -> Snapshot:
         asked = call.parsed(SnapshotRequest)
@@ -223,6 +227,7 @@ class Agent:
             route("GET", machine + "/readiness", a.readiness),
             route("POST", machine + "/adapt", a.adapt, "adapt"),
             route("GET", machine + "/metrics", a.metrics),
+            route("GET", machine + "/sizes", a.sizes),
             route("PUT", snapshot, a.snapshot),
             route("DELETE", snapshot, a.drop_snapshot, "drop_snapshot"),
             route("GET", machine + "/console_log", a.console_log),

@@ -26,6 +26,7 @@ from paddock.api.x import images as x_images
 from paddock.api.x import isos as x_isos
 from paddock.api.x import limits as x_limits
 from paddock.api.x import server_images as x_server_images
+from paddock.api.x import server_sizes as x_server_sizes
 from paddock.api.x import server_sleep as x_server_sleep
 from paddock.api.x import servers as x_servers
 from paddock.api.x import tokens as x_tokens
@@ -62,7 +63,18 @@ api = NinjaAPI(
 install(api)
 for router in ROUTERS:
     api.add_router("/v1", router, auth=Bearer())
-for part in (x_servers, x_server_sleep, x_server_images, x_images, x_catalogue, x_tokens, x_limits, x_isos, x_base):
+for part in (
+    x_servers,
+    x_server_sizes,
+    x_server_sleep,
+    x_server_images,
+    x_images,
+    x_catalogue,
+    x_tokens,
+    x_limits,
+    x_isos,
+    x_base,
+):
     api.add_router("/x/v1", part.router, auth=Bearer())
 for part in (admin_nodes, admin_servers, admin_server_types, admin_images, admin_catalogue, admin_projects, admin_base):
     api.add_router("/admin/v1", part.router, auth=Operator())

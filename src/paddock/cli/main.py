@@ -40,6 +40,7 @@ from paddock.cli import (
     server,
     server_type,
     shell,
+    sizes,
     ssh,
     ssh_key,
     token,
@@ -141,6 +142,7 @@ app.command("ls", rich_help_panel=server.PANEL)(server.list_servers)
 power.register(app)
 change.register(app)
 server.app.command("metrics")(metrics.metrics)
+server.app.command("sizes")(sizes.sizes)
 image.app.command("create")(image_create.create)
 words.register(app)
 for command in (ssh, console, execute, copy):

@@ -6,7 +6,7 @@ import typer
 
 from paddock.base.errors import NotFound
 from paddock.cli.client import Json
-from paddock.cli.output import Column, Format, Output, Quiet, age, show_json, show_one, show_rows
+from paddock.cli.output import Column, Format, Output, Quiet, age, file_size, show_json, show_one, show_rows
 from paddock.cli.session import api_of
 
 app = typer.Typer(no_args_is_help=True, help="Nodes: the hosts that servers run on.")
@@ -75,6 +75,7 @@ def show_node(
         raise NotFound(f"there is no node {node!r}", hint=f"there are: {', '.join(str(n['name']) for n in nodes)}")
     n = found[0]
     accelerator = f"{n.get('accelerator')} ({n['accelerator_reason']})" if n.get("accelerator_reason") else None
+    use = n.get("use")
     show_one([
         ("Name", n["name"]), ("ID", n["id"]), ("State", n["state"]), ("Problem", n.get("problem")),
         ("Driver", n["driver"]), ("Hypervisor", f"{n.get('hypervisor')} {n.get('version') or ''}".strip()),
@@ -82,9 +83,24 @@ def show_node(
         ("CPUs", f"{_cpus(n)} claimed ({n['cpus']} x {n['cpu_overcommit']:g})"),
         ("Memory", f"{_memory(n)} MiB claimed ({n['memory_mib']} x {n['memory_overcommit']:g})"),
         ("Disk", f"{_disk(n)} GiB claimed"),
+        *(_really_used(use) if use else ()),
         ("SSH ports", f"{_ports(n)}, {(n.get('ssh_ports') or {}).get('used', 0)} used"),
         ("Last seen", f"{age(n['last_seen'])} ago" if n.get("last_seen") else "never"),
     ], n, output)  # fmt: skip
+
+
+def _really_used(use: Json) -> list[tuple[str, object]]:
+    """What the host says, beside what is claimed."""
+    memory, disk = use["memory_mib"] - use["memory_free_mib"], use["disk"] - use["disk_free"]
+    parts = [
+        f"servers {file_size(use['disk_machines'])}", f"volumes {file_size(use['disk_volumes'])}",
+        f"{use['images']} images {file_size(use['disk_images'])}", f"others {file_size(use['disk_others'])}",
+    ]  # fmt: skip
+    return [
+        ("CPUs in use", f"load {use['load']:.2f} in the last minute"),
+        ("Memory in use", f"{memory} of {use['memory_mib']} MiB"),
+        ("Disk in use", f"{file_size(disk)} of {file_size(use['disk'])}: {', '.join(parts)}"),
+    ]
 
 
 def cluster(ctx: typer.Context, output: Output = Format.TABLE) -> None:

@@ -25,6 +25,7 @@ from paddock.machine.state import (
     Metrics,
     Progress,
     Readiness,
+    Sizes,
     Snapshot,
     VolumeState,
 )
@@ -92,6 +93,9 @@ class Machines(Protocol):
         """What it used between two unix times, about one value per `step` seconds (0: the finest there is), at most 500
         a series. Kept for 30 days, and gone with the machine. A line is empty where nothing is known. Raises
         NotFound."""
+
+    def sizes(self, machine: UUID) -> Sizes:
+        """What it really takes of the disk. Raises NotFound."""
 
 
 class Disks(Protocol):

@@ -14,7 +14,7 @@ from paddock.hypervisor.fake_streams import LocalStream
 from paddock.hypervisor.faults import FaultOrder, Faults
 from paddock.machine.keys import Chord
 from paddock.machine.spec import GIB, MIB, Machine
-from paddock.machine.state import Phase
+from paddock.machine.state import NodeUse, Phase
 
 LOG_BYTES = 64 * 1024
 RUNS = 100  # how many of a machine's times of being on are remembered, for its metrics
@@ -76,6 +76,13 @@ class FakeHost:
         self.used += sum(volume.size for volume in self.made_volumes.values())
         # A cursor of an earlier process is never one of ours, so that who holds it is answered at once.
         self.cursor = int(clock.now().timestamp() * 1000)
+
+    def use(self) -> NodeUse:
+        """What all of it takes; `used` is the sum."""
+        volumes = sum(volume.size for volume in self.made_volumes.values())
+        images = sum(total_bytes(m) for m in self.images.values())
+        rest = max(self.used - volumes - images, 0)
+        return NodeUse(machines=rest, images=images, volumes=volumes, image_count=len(self.images))
 
     def inject(self, order: FaultOrder) -> None:
         """Do wrong as told from now on. Raises NotFound for a machine to crash or reboot that is not there."""

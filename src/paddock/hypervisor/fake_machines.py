@@ -20,6 +20,7 @@ from paddock.machine.state import (
     Phase,
     Progress,
     Readiness,
+    Sizes,
 )
 
 
@@ -41,6 +42,7 @@ class FakeMachines:
                 memory_free_mib=max(0, host.memory_mib - host.memory_used), disk=host.disk,
                 disk_free=host.disk - host.used,
                 accelerator=Accelerator.TCG, accelerator_reason="nothing is run at all", hypervisor="fake",
+                use=host.use(),
                 boot_id=host.boot_id, no_nested="", huge_pages_mib=host.memory_mib // 4, dedicated_cpus=host.cpus - 1,
             )  # fmt: skip
 
@@ -165,3 +167,9 @@ class FakeMachines:
         with self._host.faults.around("metrics", machine), self._host.changed:
             saved = self._host.find(machine).saved
         return made_up(machine, saved.runs, start, end, step, now=clock.now().timestamp())
+
+    def sizes(self, machine: UUID) -> Sizes:
+        with self._host.faults.around("sizes", machine), self._host.changed:
+            fake = self._host.find(machine)
+            disk = sum(d.size for d in fake.saved.disks.values())
+            return Sizes(disk=disk, logs=len(fake.log), memory=0, other=0)

@@ -14,7 +14,7 @@ from paddock.machine.spec import Frozen
 
 Operation = Literal[
     "facts", "ensure", "power", "remove", "state", "changes", "readiness", "ensure_image", "images", "remove_image",
-    "ensure_disk", "exec", "console", "vnc", "console_log", "adapt", "metrics", "snapshot", "drop_snapshot",
+    "ensure_disk", "exec", "console", "vnc", "console_log", "adapt", "metrics", "sizes", "snapshot", "drop_snapshot",
     "ensure_volume", "remove_volume", "volumes", "set_password", "read_file", "write_file", "send_keys",
     "hibernate", "set_disk_password",
 ]  # fmt: skip

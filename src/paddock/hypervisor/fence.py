@@ -31,6 +31,7 @@ from paddock.machine.state import (
     Metrics,
     Progress,
     Readiness,
+    Sizes,
     Snapshot,
     VolumeState,
 )
@@ -241,6 +242,9 @@ class FencedMachines:
 
     def metrics(self, machine: UUID, start: float, end: float, step: float) -> Metrics:
         return self._inner.metrics(machine, start, end, step)
+
+    def sizes(self, machine: UUID) -> Sizes:
+        return self._inner.sizes(machine)
 
     def _with_epoch(self, state: MachineState) -> MachineState:
         return state.model_copy(update={"epoch": self._gate.record(state.uuid).epoch})

@@ -50,6 +50,7 @@ from paddock.machine.state import (
     Metrics,
     Progress,
     Readiness,
+    Sizes,
     Snapshot,
     VolumeState,
 )
@@ -263,6 +264,9 @@ class RemoteMachines:
 
     def metrics(self, machine: UUID, start: float, end: float, step: float) -> Metrics:
         return self._link.get(Metrics, _of(machine, "/metrics"), {"start": start, "end": end, "step": step})
+
+    def sizes(self, machine: UUID) -> Sizes:
+        return self._link.get(Sizes, _of(machine, "/sizes"))
 
 
 class RemoteDisks:

@@ -51,6 +51,24 @@ class Readiness(Frozen):
     last_words: str = ""  # the last lines of its serial console, when not ready
 
 
+class NodeUse(Frozen):
+    """What of a node's disk is really taken, in bytes. An image that is linked to the cloud's store takes it there."""
+
+    machines: int = 0
+    images: int = 0
+    volumes: int = 0
+    image_count: int = 0
+
+
+class Sizes(Frozen):
+    """What a machine really takes of its node's disk, in bytes."""
+
+    disk: int  # its system disk, without the image that this stands on
+    logs: int  # what it wrote to its serial console, and what QEMU said
+    memory: int  # kept while it is hibernated
+    other: int
+
+
 class HostFacts(Frozen):
     """A node as its own agent sees it. Memory in MiB, disk in bytes."""
 
@@ -68,6 +86,7 @@ class HostFacts(Frozen):
     no_nested: str = "it does not say"  # why guests can't run virtual machines themselves; empty: they can
     huge_pages_mib: int = 0
     dedicated_cpus: int = 0  # how many CPUs can belong to one machine each
+    use: NodeUse = NodeUse()
     boot_id: str = ""  # another one after each start of the host; empty: not known
 
 

@@ -23,8 +23,24 @@ class SshPorts(Reply):
     used: int
 
 
+class NodeUse(Reply):
+    """What of a node is really used, as it last said: bytes of disk, MiB of memory, and the load of its host (how many
+    wanted a CPU in the last minute). `disk_others` is what is neither free nor ours."""
+
+    load: float
+    memory_mib: int
+    memory_free_mib: int
+    disk: int
+    disk_free: int
+    disk_machines: int
+    disk_images: int
+    disk_volumes: int
+    disk_others: int
+    images: int
+
+
 class NodeReply(Reply):
-    """A node: what it has, and what of it is claimed."""
+    """A node: what it has, what of it is claimed, and what is really used (null: it never said)."""
 
     id: int
     name: str
@@ -47,6 +63,7 @@ class NodeReply(Reply):
     version: str
     ssh_ports: SshPorts
     last_seen: Time | None
+    use: NodeUse | None
 
 
 class OneNode(Reply):
@@ -106,7 +123,25 @@ def shown(node: Any) -> NodeReply:
         hypervisor=facts.get("hypervisor", ""),
         version=facts.get("version", ""),
         last_seen=node.last_seen,
+        use=_use(facts) if "disk" in facts else None,
         ssh_ports=SshPorts(first=node.first_ssh_port, count=node.ssh_ports, used=node.servers),
+    )
+
+
+def _use(facts: dict[str, Any]) -> NodeUse:
+    ours = facts.get("use") or {}
+    taken = {name: ours.get(name, 0) for name in ("machines", "images", "volumes")}
+    return NodeUse(
+        load=facts.get("load", 0.0),
+        memory_mib=facts.get("memory_mib", 0),
+        memory_free_mib=facts.get("memory_free_mib", 0),
+        disk=facts["disk"],
+        disk_free=facts.get("disk_free", 0),
+        disk_machines=taken["machines"],
+        disk_images=taken["images"],
+        disk_volumes=taken["volumes"],
+        disk_others=max(facts["disk"] - facts.get("disk_free", 0) - sum(taken.values()), 0),
+        images=ours.get("image_count", 0),
     )
 
 

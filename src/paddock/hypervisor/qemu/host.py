@@ -12,10 +12,10 @@ from paddock.hypervisor.qemu import process
 from paddock.hypervisor.qemu.accel import Finding
 from paddock.hypervisor.qemu.binary import find_binary
 from paddock.machine.spec import Machine
-from paddock.machine.state import Accelerator, HostFacts
+from paddock.machine.state import Accelerator, HostFacts, NodeUse
 
 
-def facts(state_dir: Path, finding: Finding) -> HostFacts:
+def facts(state_dir: Path, finding: Finding, use: NodeUse) -> HostFacts:
     """This host, as of now."""
     memory = parse_meminfo(Path("/proc/meminfo").read_text())
     disk = shutil.disk_usage(state_dir)
@@ -31,6 +31,7 @@ def facts(state_dir: Path, finding: Finding) -> HostFacts:
         accelerator_reason="; ".join(filter(None, (finding.reason, finding.hint))),
         hypervisor=_hypervisor(),
         load=os.getloadavg()[0],
+        use=use,
         boot_id=process.boot_id(),
         no_nested=no_nested(finding.accelerator),
         huge_pages_mib=huge_pages().total,

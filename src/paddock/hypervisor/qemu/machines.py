@@ -10,7 +10,7 @@ from uuid import UUID
 from paddock.base import ovmf
 from paddock.base.errors import Conflict, Invalid, Refused, Unavailable
 from paddock.hypervisor.base import Capabilities
-from paddock.hypervisor.qemu import adapt, cmdline, files, firmware, host, identity, readiness, seed
+from paddock.hypervisor.qemu import adapt, cmdline, files, firmware, host, identity, readiness, seed, usage
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.binary import find_binary
 from paddock.hypervisor.qemu.images import ImageStore
@@ -32,6 +32,7 @@ from paddock.machine.state import (
     Phase,
     Progress,
     Readiness,
+    Sizes,
 )
 
 SERIAL_SEEN = 4096  # bytes that readiness looks at
@@ -49,6 +50,7 @@ class QemuMachines:
         self._choice = choice
         self._runs = Runs(layout, images, choice)
         self.volume_store = self._runs.volumes
+        self._use = usage.NodeMeter(layout)
         self._meter = Meter(layout.root / "metrics.sqlite3", self._runs.slots)
         self.before_start: Callable[[UUID], None] = lambda _: None  # others finish what they do with its disk
         self.before_removal: Callable[[UUID], None] = lambda _: None  # others let go of its directory
@@ -57,7 +59,7 @@ class QemuMachines:
         return Capabilities(driver="qemu", uefi=ovmf.find() is not None)
 
     def facts(self) -> HostFacts:
-        return host.facts(self._layout.root, self._choice.known())
+        return host.facts(self._layout.root, self._choice.known(), self._use.look())
 
     def ensure(self, machine: Machine, epoch: int) -> None:
         slot = self._runs.slot(machine.uuid)
@@ -152,6 +154,10 @@ class QemuMachines:
     def metrics(self, machine: UUID, start: float, end: float, step: float) -> Metrics:
         self._runs.defined(machine)
         return self._meter.metrics(machine, start, end, step)
+
+    def sizes(self, machine: UUID) -> Sizes:
+        self._runs.defined(machine)
+        return usage.sizes(self._layout.machine(machine))
 
     def running(self, machine: UUID) -> Live:
         """What is held of a machine that is on. Raises NotFound, Conflict."""
