@@ -94,7 +94,8 @@ def test_volumes_have_their_names_as_long_as_they_are_plugged(node: Node) -> Non
     node.define(volumes=(Attached(volume=first, serial="4711"),))
     took = node.start("paddock-tiny: ready")
     print(f"tiny was ready after {took:.1f} s")
-    assert node.ssh(f"readlink -f {LINK}") == "/dev/sdb"
+    disk = node.ssh(f"readlink -f {LINK}")  # which of them is sda depends on which answers first
+    assert node.ssh(f"cat /sys/block/{disk.removeprefix('/dev/')}/size") == str(GIB // 512)
     node.ssh(f"mount {LINK} /mnt && echo kept > /mnt/file && umount /mnt")
     node.define(volumes=(Attached(volume=first, serial="4711"), Attached(volume=second, serial="4712")))
     node.host.machines.adapt(node.uuid, 1)

@@ -52,7 +52,8 @@ def build(store: ImageStore, work: Path, say: Say) -> ImageManifest:
         os_version="12",
         disk_size=0,
         direct_boot=True,
-        cmdline="console=tty0 console=ttyS0",
+        # A tmpfs as root would take half of the memory at most, and that is too little for the whole in the smallest.
+        cmdline="console=tty0 console=ttyS0 rootfstype=ramfs",
         guest_agent=True,
     )
 
