@@ -135,9 +135,9 @@ class Cloud:
         assert row.status == "running", row.problem
         return row
 
-    def settle(self) -> None:
+    def settle(self, patience: float = PATIENCE) -> None:
         """Do all that is due, and what becomes due, until everything rests."""
-        end = clock.monotonic() + PATIENCE
+        end = clock.monotonic() + patience
         while waiting := [(f, r) for f, r in _unfinished() if not (self.real and _only_boots(r))]:
             assert clock.monotonic() < end, f"did not come to rest: {[(r.step, r.waiting_for) for _, r in waiting]}"
             due = [(flow, row) for flow, row in waiting if _is_due(row)]

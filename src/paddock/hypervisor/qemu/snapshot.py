@@ -188,6 +188,7 @@ class _Work(threading.Thread):
         if live and live.process.pid == self._record.pid:
             copies.dismiss(self._copy, live)
         if self._cleaner and not self._record.clean:
+            self._say(0, "starting a helper guest")
             cleaned, shared = self._cleaner.clean(self.stop, self._say)
             self._write(clean=True, cleaned=cleaned, shared=shared)
         copies.deliver(self._copy, self._target)
