@@ -225,6 +225,12 @@ def test_a_project_counts_what_it_uploads(ask: Caller) -> None:
         few.ok("POST", "/x/v1/images", {"name": "one"})
         error = few.refused("POST", "/x/v1/images", {"name": "two"}, 403, "resource_limit_exceeded")
         assert error["details"]["limits"] == [{"name": "snapshots"}]
+        few.refused("POST", "/x/v1/isos", {"name": "cd"}, 403, "resource_limit_exceeded")
+        Image.objects.filter(project=few.project).delete()
+        few.ok("POST", "/x/v1/isos", {"name": "cd"})
+        assert few.ok("GET", "/x/v1/limits")["limits"]["snapshots"] == {"limit": 1, "used": 1}
+        few.refused("POST", "/x/v1/isos", {"name": "another"}, 403, "resource_limit_exceeded")
+        few.refused("POST", "/x/v1/images", {"name": "two"}, 403, "resource_limit_exceeded")
     finally:
         Image.objects.filter(project=few.project).delete()
         few.project.delete()

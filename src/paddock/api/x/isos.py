@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from ninja import Router, Status
 from pydantic import Field
@@ -14,6 +15,7 @@ from paddock.api.v1.common import Body, Line, Reply
 from paddock.api.v1.images import Name
 from paddock.api.x.images import Sha256, Url, announce
 from paddock.cloud.flows import image as flow
+from paddock.cloud.flows import quota
 from paddock.cloud.models import Image
 
 router = Router(tags=["x: ISOs"])
@@ -55,7 +57,9 @@ def create_iso(request: HttpRequest, body: CreateIso) -> Status[NewIso]:
         step="rest",
         next_at=None,
     )
-    action = announce(request, iso)
+    with transaction.atomic():
+        quota.check(project(request), snapshots=1)  # which counts whatever is the project's own in the store
+        action = announce(request, iso)
     return Status(201, NewIso(iso=isos.shown(iso), action=actions.shown(action) if action else None))
 
 

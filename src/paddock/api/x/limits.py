@@ -19,7 +19,8 @@ class Share(Reply):
 
 
 class Limits(Reply):
-    """All limits of a project; memory in MiB, disks and volumes in GiB."""
+    """All limits of a project; memory in MiB, disks and volumes in GiB. `snapshots` counts all images of its own:
+    snapshots, imported images and ISOs, each of which may be as large as the operator lets images be."""
 
     servers: Share
     cores: Share

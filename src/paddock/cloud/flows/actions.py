@@ -1,6 +1,8 @@
 """Actions of any resource: begun, finished at once, and the rule that only one runs on a row at a time.
 
-Call all of these in the transaction that writes what was asked for.
+Call all of these in the transaction that writes what was asked for. Transactions lock rows in this order, so that none
+waits for one that waits for it: project, volumes (by id), server, node, images (by id), actions. The one exception is
+`claim.claim`, which has the node before a server; nobody who has a server without a node waits for a node.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -31,18 +31,18 @@ def note_boot(node: Node, boot_id: str) -> None:
     if not boot_id or Node.objects.filter(pk=node.pk, facts__boot_id=boot_id).exists():
         return
     with transaction.atomic():
-        row = Node.objects.select_for_update().get(pk=node.pk)
+        rows = Server.objects.filter(node=node, autostart=True, delete_requested=False).exclude(status__in=NOT_YET)
+        waiting = list(rows.select_for_update(no_key=True, of=("self",)).order_by("pk"))  # before their node
+        row = Node.objects.select_for_update(no_key=True).get(pk=node.pk)
         before = row.facts.get("boot_id", "")
         if before == boot_id:
             return
         Node.objects.filter(pk=node.pk).update(facts={**row.facts, "boot_id": boot_id})
         if before:
-            _line_up(row)
+            _line_up(row, sorted(waiting, key=lambda server: (server.autostart_order, server.pk)))
 
 
-def _line_up(node: Node) -> None:
-    rows = Server.objects.filter(node=node, autostart=True, delete_requested=False).exclude(status__in=NOT_YET)
-    waiting = list(rows.order_by("autostart_order", "pk").only("autostart_delay"))
+def _line_up(node: Node, waiting: list[Server]) -> None:
     wait = 0.0
     for server in waiting:
         Server.objects.filter(pk=server.pk).update(autostart_at=from_now(wait))

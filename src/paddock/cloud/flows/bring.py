@@ -57,12 +57,13 @@ def _copied(node: Node, image: Image, sha256: str) -> Again | None:
 
 def left(*images_left: int | None) -> None:
     """A server has left these images: those that were deleted may have waited for that. Call it in a transaction."""
-    for image in Image.objects.filter(pk__in=[pk for pk in images_left if pk], deleted__isnull=False):
+    gone = Image.objects.filter(pk__in=[pk for pk in images_left if pk], deleted__isnull=False)
+    for image in gone.order_by("pk"):
         wake(image, images.ImageFlow.kind)
 
 
 def left_by(server: Server) -> None:
     """A server stands on another image now: wake those of its project that were deleted and may have waited for it."""
     with transaction.atomic():
-        for image in Image.objects.filter(project=server.project_id, deleted__isnull=False):
+        for image in Image.objects.filter(project=server.project_id, deleted__isnull=False).order_by("pk"):
             wake(image, images.ImageFlow.kind)

@@ -203,7 +203,8 @@ def take_next_port(server: Server) -> None:
     if node is None:
         raise Conflict(f"server {server.name} has no node yet")
     with transaction.atomic():
-        Node.objects.select_for_update().get(pk=node.pk)
+        Server.objects.select_for_update(no_key=True, of=("self",)).filter(pk=server.pk).first()  # before its node
+        Node.objects.select_for_update(no_key=True).get(pk=node.pk)
         port = _free_port(node, (server.ssh_port or node.first_ssh_port) + 1)
         if not Server.objects.filter(pk=server.pk, epoch=server.epoch).update(ssh_port=port):
             raise Conflict("another worker has this server")

@@ -4,6 +4,10 @@ The check locks the project's row (only where a limit is set) until the transact
 requests counts what the first has made.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.db import transaction
 from django.db.models import Count, Sum
 
 from paddock.base.errors import LimitExceeded
@@ -16,7 +20,7 @@ WORDS = {
     "disk_gib": "GiB of disk",
     "volumes": "volumes",
     "volume_gib": "GiB of volumes",
-    "snapshots": "snapshots",
+    "snapshots": "snapshots, images and ISOs",
 }
 _OF_SERVERS = ("servers", "cores", "memory_mib", "disk_gib")
 _OF_VOLUMES = ("volumes", "volume_gib")
@@ -58,6 +62,17 @@ def check(project: Project | int, **more: int) -> None:
             )
 
 
+@contextmanager
+def held(project_id: int) -> Iterator[None]:
+    """A transaction that has the project's lock from its beginning: for a `check` that comes after another row was
+    locked. Projects are locked first (see `actions.py`)."""
+    with transaction.atomic():
+        known = Project.objects.get(pk=project_id)
+        if any(limit is not None for limit in limits(known).values()):
+            Project.objects.select_for_update(no_key=True).get(pk=project_id)
+        yield
+
+
 def _usage(project_id: int, names: tuple[str, ...]) -> dict[str, int]:
     found: dict[str, int] = {}
     if any(name in _OF_SERVERS for name in names):
@@ -68,6 +83,6 @@ def _usage(project_id: int, names: tuple[str, ...]) -> dict[str, int]:
         rows = Volume.objects.filter(project=project_id)
         found |= rows.aggregate(volumes=Count("pk"), volume_gib=Sum("size_gib"))
     if "snapshots" in names:
-        rows_of_images = Image.objects.filter(project=project_id, type="snapshot", deleted=None)
-        found["snapshots"] = rows_of_images.count()
+        # Whatever of its own takes room in the store: what was taken, imported and put on a CD.
+        found["snapshots"] = Image.objects.filter(project=project_id, deleted=None).count()
     return {name: found[name] or 0 for name in names}

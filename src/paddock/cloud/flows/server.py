@@ -358,6 +358,7 @@ def create(server: Server, correlation_id: str = "", volumes: Sequence[Volume] =
             quota.check(
                 server.project, servers=1, cores=server.cores, memory_mib=server.memory_mib, disk_gib=server.disk_gib
             )
+            volume_flow.lock(volumes)
             server.save(force_insert=True)
             action = actions.begin(KIND, server, "create_server", correlation_id)
             Server.objects.filter(pk=server.pk).update(action_id=action.pk)

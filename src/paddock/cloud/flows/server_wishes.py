@@ -109,7 +109,7 @@ def change_type(server: Server, plan: ServerType, upgrade_disk: bool, live: bool
     The server must be off, unless `live`: then it may only get more CPUs and memory. Raises InvalidServerType,
     NotStopped, Unsupported, LimitExceeded, NoRoom.
     """
-    with actions.alone(KIND, server) as row:
+    with quota.held(server.project_id), actions.alone(KIND, server) as row:
         _check_type(row, plan)
         disk = plan.disk_gib if upgrade_disk else row.disk_gib
         running = row.status != Status.OFF
@@ -225,7 +225,7 @@ def create_image(
 ) -> tuple[Image, Action]:
     """Take a snapshot of its disk; with `template`, one under a name that is cleaned of what two servers must not
     share. Raises Conflict when it has none, LimitExceeded, IntegrityError for a name that is taken."""
-    with actions.alone(KIND, server) as row:
+    with quota.held(server.project_id), actions.alone(KIND, server) as row:
         if row.node_id is None or not row.image_sha256:
             raise Conflict(f"server {row.name} has no disk yet")
         quota.check(row.project_id, snapshots=1)

@@ -4,7 +4,7 @@ Nothing but `delete`, asked by its owner, ever removes one: what fails leaves th
 node has claimed room for `size_gib` there, no more and no less.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from django.db import IntegrityError, transaction
@@ -336,6 +336,12 @@ def attach(volume: Volume, server: Server, automount: bool, correlation_id: str 
     return action
 
 
+def lock(volumes: Sequence[Volume]) -> None:
+    """Lock several in their order: two servers that are created with the same ones do not wait for each other."""
+    if volumes:
+        list(Volume.objects.select_for_update().filter(pk__in=[v.pk for v in volumes]).order_by("pk"))
+
+
 def attach_to_new(volume: Volume, server: Server, automount: bool, correlation_id: str = "") -> Action:
     """Give a volume to a server that is being created: call it in that transaction. Raises what `attach` raises."""
     locked = Volume.objects.select_for_update().get(pk=volume.pk)
@@ -407,10 +413,13 @@ def delete(volume: Volume, correlation_id: str = "") -> None:
         wake(locked, KIND, urgent=True)
 
 
-def _attach(volume: Volume, server: Server, automount: bool, correlation_id: str) -> Action:
-    """Give it to a server that is there already, within the caller's transaction."""
-    if server.delete_requested:
-        raise Locked(f"server {server.name} is being deleted")
+def _attach(volume: Volume, wanted: Server, automount: bool, correlation_id: str) -> Action:
+    """Give it to a server that is there already, within the caller's transaction. The server is locked, since it may
+    just be asked to go: who deletes it sees this volume, or this sees that."""
+    rows = Server.objects.select_for_update(no_key=True, of=("self",)).select_related("node")
+    server = rows.filter(pk=wanted.pk, delete_requested=False).first()
+    if server is None:
+        raise Locked(f"server {wanted.name} is being deleted")
     actions.refuse_busy("server", server)
     if server.node is None:
         raise Unsupported(f"server {server.name} has no place: {server.problem or server.step}", field="server")
