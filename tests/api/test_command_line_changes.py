@@ -1,6 +1,7 @@
 """What changes a server, on the real API: `paddock server rebuild`, `change-type`, `rescue`, ...; and its metrics."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -121,6 +122,7 @@ def test_names_labels_protection(anna: Person, web: str, off: str, reader: Perso
     anna.ok("server", "label", off, "tier-")
     assert anna.json("server", "show", off)["labels"] == {"env": "prod"}
     assert anna.ok("server", "protect", off) == "db is protected\n"
+    assert re.search("^Protected: +against delete and against rebuild$", anna.ok("server", "show", off), re.MULTILINE)
     assert "server deletion is protected" in anna.fails("rm", off)
     assert "rebuild is protected" in anna.fails("server", "rebuild", off, "tiny", "--yes")
     assert anna.ok("server", "protect", off, "--off") == "db may be deleted and rebuilt\n"

@@ -1,5 +1,7 @@
 """`paddock volume` and `paddock placement-group` on the real API: what each says when it goes well, and when not."""
 
+import re
+
 import pytest
 
 from tests.api.shells import Person, anna, reader  # noqa: F401  # fixtures
@@ -20,6 +22,7 @@ def test_the_life_of_a_volume(anna: Person, data: str, cloud: Cloud) -> None:  #
     shown = anna.ok("volume", "show", data)
     assert ("Server:               web" in shown, device in shown) == (True, True)
     assert anna.table("volume", "ls")[1][6] == "web"
+    assert re.search("^Volumes: +data$", anna.ok("server", "show", "web"), re.MULTILINE)
     assert anna.ok("volume", "resize", data, "--size", "20G") == "volume data has 20 GB\n"
     assert anna.ok("volume", "detach", data) == "volume data is detached\n"
     assert anna.ok("volume", "rename", data, "old") == "volume data is now old\n"

@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
+import sys
 
+from paddock import __version__
 from paddock.cli import ssh
 from tests.cli.conftest import Shell
 from tests.cli.server import Cloud
@@ -201,3 +203,23 @@ def test_ssh_waits_until_it_is_ready(paddock: Shell, cloud: Cloud) -> None:
 def test_ssh_to_one_that_is_off(paddock: Shell, cloud: Cloud) -> None:
     cloud.add("web", status="off")
     assert "error: web is off\nhint: start it: paddock start web\n" in paddock.fails("ssh", "web")
+
+
+def test_ctrl_c_before_it_has_begun(paddock: Shell) -> None:
+    """While its parts are read in, which takes a moment: it ends, and shows nobody a traceback."""
+    hit = (
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *more):\n"
+        "        name == 'httpx' and os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from paddock.cli.start import main"
+    )
+    done = subprocess.run([sys.executable, "-c", hit], env=paddock.env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_the_program_begins(paddock: Shell) -> None:
+    begin = "import sys; sys.argv = ['paddock', '--version']; from paddock.cli.start import main; main()"
+    done = subprocess.run([sys.executable, "-c", begin], env=paddock.env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"paddock {__version__}\n")

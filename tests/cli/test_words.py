@@ -4,8 +4,11 @@ import readline
 from pathlib import Path
 
 import pytest
+import typer
 
 from paddock.cli import shell
+from paddock.cli.main import _completions, app
+from paddock.cli.session import Session
 from tests.cli.conftest import Shell
 from tests.cli.server import Cloud
 
@@ -38,6 +41,18 @@ def test_completion_offers_commands_and_then_servers(monkeypatch: pytest.MonkeyP
     assert [complete("l", n) for n in range(3)] == ["launch ", "ls ", None]
     typed.update(line="ls web", at=3)
     assert [complete("web", n) for n in range(3)] == ["web-1 ", "web-2 ", None]
+
+
+def test_a_noun_completes_its_own_things(paddock: Shell, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    cloud.add("web")
+    for name, value in paddock.env.items():
+        monkeypatch.setenv(name, value)
+    context = typer.Context(typer.main.get_command(app), obj=Session())
+    assert "volume" in _completions(context, [])
+    assert {"list", "import"} <= set(_completions(context, ["image"]))
+    assert "rm" not in _completions(context, ["image"]), "words of other tools are understood, not offered"
+    assert _completions(context, ["image", "show"]) == ["tiny", "debian-12"]
+    assert _completions(context, ["server", "show"]) == _completions(context, ["stop"]) == ["web"]
 
 
 def test_history_is_private_and_comes_back(tmp_path: Path) -> None:

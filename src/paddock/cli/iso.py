@@ -52,7 +52,7 @@ def show_iso(ctx: typer.Context, iso: Iso, output: Output = Format.TABLE) -> Non
     show_one([
         ("Name", i["name"]), ("ID", i["id"]), ("Description", i.get("description")), ("State", _state(i)),
         ("Problem", i.get("x_problem")), ("Type", i["type"]), ("Architecture", i.get("architecture")),
-        ("SHA-256", i.get("x_sha256")), ("Created", i["x_created"]),
+        ("Content", i.get("x_sha256")), ("Created", i["x_created"]),
     ], i, output)  # fmt: skip
 
 

@@ -26,8 +26,10 @@ VolumeGib = Annotated[str | None, typer.Option(help=Most.format(" GiB of volumes
 Snapshots = Annotated[str | None, typer.Option(help=Most.format(" snapshots and imported images"), show_default=False)]
 
 
-def _limit(name: str) -> Column:
-    return Column(LIMITS[name].upper().replace("IB", "iB"), lambda p: _most(p["limits"][name]), drop=1, right=True)
+def _limit(number: int, name: str) -> Column:
+    """One of many; the last go first where the terminal is narrow, after the age."""
+    title, drop = LIMITS[name].upper().replace("IB", "iB"), len(LIMITS) + 1 - number
+    return Column(title, lambda p: _most(p["limits"][name]), drop=drop, right=True)
 
 
 def _share(of: Json) -> str:
@@ -41,8 +43,8 @@ def _most(limit: object) -> str:
 COLUMNS = (
     Column("NAME", lambda p: p["name"], least=12),
     Column("ID", lambda p: p["id"], right=True),
-    *map(_limit, LIMITS),
-    Column("AGE", lambda p: age(p["created"]), drop=2, right=True),
+    *(_limit(number, name) for number, name in enumerate(LIMITS)),
+    Column("AGE", lambda p: age(p["created"]), drop=1, right=True),
 )
 SHARES = (
     Column("LIMIT OF", lambda r: r["what"]),

@@ -116,8 +116,10 @@ def show_server(ctx: typer.Context, server: Server, output: Output = Format.TABL
       paddock server show web
       paddock server show n1/1000 -o json
     """
-    thing = lookup.server(api_of(ctx), server)
-    show_one(_fields(thing), thing, output)
+    api = api_of(ctx)
+    thing = lookup.server(api, server)
+    volumes = _volumes(api, thing) if output is Format.TABLE else []
+    show_one([*_fields(thing), ("Volumes", volumes)], thing, output)
 
 
 @app.command("timeline")
@@ -210,6 +212,18 @@ def _autostart(turn: Json) -> str:
     return f"yes, order {turn['order']}, the next ones {turn['delay']} s later{waits}"
 
 
+def _protected(server: Json) -> str:
+    """What it can't be done to."""
+    against = server.get("protection") or {}
+    return " and ".join(f"against {what}" for what in ("delete", "rebuild") if against.get(what))
+
+
+def _volumes(api: Api, server: Json) -> list[str]:
+    """Their names: the server has ids."""
+    ids = server.get("volumes") or ()
+    return [str(v["name"]) for v in api.list("/v1/volumes") if v["id"] in ids] if ids else []
+
+
 def _fields(s: Json) -> list[tuple[str, object]]:
     type, image, state = s.get("server_type") or {}, s.get("image") or {}, s.get("x_ready") or {}
     size = (
@@ -226,6 +240,8 @@ def _fields(s: Json) -> list[tuple[str, object]]:
         ("Description", s.get("x_description")), ("Autostart", _autostart(s.get("x_autostart") or {})),
         ("Firmware", s.get("x_firmware")), ("Kernel arguments", s.get("x_kernel_args")),
         ("Group", s.get("x_group")), ("Role", s.get("x_role")), ("Restart", s.get("x_restart")),
+        ("Placement group", (s.get("placement_group") or {}).get("name")), ("ISO", (s.get("iso") or {}).get("name")),
+        ("Rescue", "at its next start" if s.get("rescue_enabled") else None), ("Protected", _protected(s)),
         ("Labels", s.get("labels")), ("Accelerator", s.get("x_accelerator")), ("UUID", s.get("x_uuid")),
         ("Created", f"{clean(s['created'])} ({age(s['created'])} ago)"),
     ]  # fmt: skip
