@@ -52,6 +52,10 @@ from paddock.cli.output import Format, Output, show_json, stdout
 from paddock.cli.session import ENDPOINT_ENV, Session, api_of, config_dir
 
 MORE = "More"
+COLLECTIONS = {
+    "image": "images", "launch": "images", "iso": "isos", "volume": "volumes", "type": "server_types",
+    "ssh-key": "ssh_keys", "placement-group": "placement_groups",
+}  # fmt: skip
 
 app = typer.Typer(
     name="paddock", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich",
@@ -122,17 +126,18 @@ def shell_command(ctx: typer.Context) -> None:
 
 
 def _completions(ctx: typer.Context, before: list[str]) -> list[str]:
-    """The commands at this place, or the names of servers."""
+    """The commands at this place, or the names of what its noun is about."""
     group = typer.main.get_command(app)
+    collection = COLLECTIONS.get(before[0] if before else "", "servers")
     for word in before:
         inner = getattr(group, "commands", {}).get(word)
         if inner is None:
             break
         group = inner
     if commands := getattr(group, "commands", None):
-        return sorted(commands)
+        return sorted(name for name, command in commands.items() if not command.hidden)
     with contextlib.suppress(PaddockError):
-        return [str(s["name"]) for s in api_of(ctx).list("/v1/servers")]
+        return [str(thing["name"] or thing["id"]) for thing in api_of(ctx).list(f"/v1/{collection}")]
     return []
 
 
