@@ -12,6 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from paddock.base.errors import CommandFailed
 from paddock.base.run import run
 from paddock.base.statedir import STATE_ENV
 from tests.api.vnc import Viewer
@@ -80,7 +81,12 @@ def _a_stranger_sees_nothing(cloud: Stack, server: dict[str, Any]) -> None:
 
 
 def _tools_are_pointed_here(cloud: Stack) -> None:
-    script = 'lines=$("$0" -m paddock.cli.main env) && eval "$lines" && hcloud server list -o noheader -o columns=name'
+    script = (
+        'lines=$("$0" -m paddock.cli.main env) && eval "$lines" && {} hcloud server list -o noheader -o columns=name'
+    )
     env = {"PATH": os.environ["PATH"], "HOME": str(cloud.root), STATE_ENV: str(cloud.state.root)}
     words = [f"{name}={value}" for name, value in env.items()]
-    assert run(["env", "-i", *words, "sh", "-c", script, sys.executable]).stdout.strip() == "web"
+    argv = ["env", "-i", *words, "sh", "-c"]
+    assert run([*argv, script.format(""), sys.executable]).stdout.strip() == "web"
+    with pytest.raises(CommandFailed, match="x509: certificate signed by unknown authority"):
+        run([*argv, script.format("unset SSL_CERT_FILE;"), sys.executable])
