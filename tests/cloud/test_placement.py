@@ -35,6 +35,15 @@ class Room:
 SMALL = Demand(cpus=1, memory_mib=1024, disk_gib=10)
 
 
+def test_a_disk_that_others_filled(cloud: Cloud) -> None:
+    """Nothing is claimed of it, and nothing fits."""
+    Node.objects.update(facts={"disk_free": 300 * 2**20})
+    with pytest.raises(NoRoom, match="no node has room: n1 has 300 MiB of its disk really free, and 1024 are kept"):
+        cloud.new_server()
+    Node.objects.update(facts={"disk_free": 2**40})
+    assert cloud.running_server().status == "running"
+
+
 def test_fits() -> None:
     assert judge(Room(), SMALL, 0) == placement.Verdict("n1", (), True, False)
 

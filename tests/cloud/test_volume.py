@@ -222,6 +222,17 @@ def test_no_room(cloud: Cloud) -> None:
     assert (claimed(cloud), fresh(row).size_gib) == (20, 20)
 
 
+def test_a_disk_that_others_filled(cloud: Cloud) -> None:
+    """Nothing is claimed of it, and no volume comes there, nor grows."""
+    row, host = attached(cloud)
+    Node.objects.update(facts={**cloud.node.facts, "disk_free": 2**20})
+    with pytest.raises(NoSpace, match="1 MiB of its disk really free"):
+        new_volume(cloud, "more", 10, server=host)
+    with pytest.raises(NoSpace, match="really free"):
+        volume.resize(fresh(row), 11)
+    assert claimed(cloud) == 10
+
+
 def test_a_volume_of_another_node(cloud: Cloud) -> None:
     row, host = attached(cloud)
     volume.detach(row)

@@ -36,6 +36,7 @@ class Demand:
     only: str = ""  # the node that its volumes lie on
     apart: frozenset[str] = frozenset()  # nodes with others of its placement group
     lacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # what nodes have not, by name
+    full: Mapping[str, str] = field(default_factory=dict)  # why a node's disk takes no more for now, by name
     strange: frozenset[str] = frozenset()  # nodes that serve another project, and can't keep strangers apart
 
 
@@ -80,6 +81,8 @@ def _company(node: str, demand: Demand) -> Iterator[str]:
     if demand.only and node != demand.only:
         yield f"is not {demand.only}, where the server's volumes lie"
     yield from demand.lacks.get(node, ())
+    if node in demand.full:
+        yield demand.full[node]
     if node in demand.apart:
         yield "has another server of the placement group"
     if node in demand.strange:

@@ -16,8 +16,10 @@ from django.db.models.functions import Greatest, Least
 from paddock.base.errors import Conflict, Invalid, NoRoom, PaddockError, PlacementFailed
 from paddock.cloud import placement
 from paddock.cloud.models import Node, Server, ServerType, Volume
+from paddock.machine.spec import GIB, MIB
 
 PLACEMENT_TRIES = 5
+KEPT_FREE = GIB  # bytes of a node's disk: with less really free, nothing new comes there
 GROWING_MIB = 512  # machines with less memory get no more while they run
 GROWTH = 8  # times the CPUs and memory that a server begins with, to which it can be given more while it runs
 # A node lets projects meet where its driver keeps them apart, or its operator said that they may.
@@ -88,9 +90,17 @@ def _choose(nodes: list[Any], server: Server, only: str) -> tuple[list[str], lis
         only=only,
         apart=_nodes_of_group(server),
         lacks={n.name: tuple(lacks(n, server, server.server_type)) for n in nodes} if _special(server) else {},
+        full={n.name: why for n in nodes for why in full(n)},
         strange=frozenset(n.name for n in nodes if n.strange),
     )
     return placement.choose(nodes, demand, {n.name: n.used for n in nodes}, settings.PLACEMENT)
+
+
+def full(node: Node) -> Iterator[str]:
+    """Why a node's disk takes no more, whatever is claimed of it: others may fill it too. As the node last said."""
+    free = node.facts.get("disk_free")
+    if free is not None and free < KEPT_FREE:
+        yield f"has {free // MIB} MiB of its disk really free, and {KEPT_FREE // MIB} are kept free"
 
 
 def _special(server: Server) -> bool:

@@ -8,7 +8,7 @@ from django.db import transaction
 from django.db.models import F
 
 from paddock.base.errors import NoSpace, Refused, Unsupported
-from paddock.cloud.flows import actions
+from paddock.cloud.flows import actions, claim
 from paddock.cloud.flows.engine import LeaseLost, wake
 from paddock.cloud.models import Node, Server, Volume
 from paddock.cloud.models.server import Status
@@ -67,6 +67,7 @@ def lie_on(volume: Volume, node: Node, server: Server) -> None:
 def claim_room(volume: Volume, node: Node) -> None:
     """Take room for all of it on a node, and write down that it lies there, within the caller's transaction. Raises
     NoSpace."""
+    _refuse_full(node, f"volume {volume.name} of {volume.size_gib} GiB")
     if not node.claim_disk(volume.size_gib):
         raise _no_room(node, f"volume {volume.name} of {volume.size_gib} GiB")
     Volume.objects.filter(pk=volume.pk).update(node=node)
@@ -108,8 +109,15 @@ def take_growth_back(volume: Volume) -> None:
 def claim_growth(volume: Volume, node: Node, size_gib: int) -> None:
     """Take the room by which it grows, within the caller's transaction. Raises NoSpace."""
     more = size_gib - volume.size_gib
+    _refuse_full(node, f"volume {volume.name} to grow by {more} GiB")
     if not node.claim_disk(more):
         raise _no_room(node, f"volume {volume.name} to grow by {more} GiB")
+
+
+def _refuse_full(node: Node, what: str) -> None:
+    """Raises NoSpace when a node's disk takes no more, whatever is claimed of it."""
+    if why := next(claim.full(node), ""):
+        raise NoSpace(f"node {node.name} has no room for {what}: it {why}", field="size")
 
 
 def _no_room(node: Node, what: str) -> NoSpace:
