@@ -14,13 +14,18 @@ from paddock.machine.cleaning import Trace
 
 def create(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="What it will be called.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it will be called.", show_default=False)],
     server: Annotated[
         str, typer.Option("--from", metavar="SERVER", help="Name, id, or node/number.", show_default=False)
     ],
     keep: Annotated[
         list[Trace] | None,
-        typer.Option("--keep", help="Leave this in it: all made of it share it then.", show_default=False),
+        typer.Option(
+            "--keep",
+            metavar="WHAT",
+            help=f"Leave this in it, which all made of it share then: {', '.join(Trace)}.",
+            show_default=False,
+        ),
     ] = None,
     description: Annotated[str, typer.Option("-d", "--description", help="For people.", show_default=False)] = "",
     label: Annotated[list[str] | None, typer.Option("--label", help="key=value", show_default=False)] = None,
@@ -29,8 +34,7 @@ def create(
 ) -> None:
     """Make an image of a server, running or off, for other servers: cleaned of what two servers must not share.
 
-    Removed from the copy are host keys, the machine id, leases, keys and passwords of those who log in, cloud-init's
-    state, logs, histories and more; the server itself is not touched. An exact copy is `paddock snapshot`.
+    The server itself is not touched. An exact copy is `paddock snapshot`.
 
     Examples:
       paddock image create web-base --from web

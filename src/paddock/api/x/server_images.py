@@ -27,7 +27,7 @@ class MakeImage(Body):
     name: images.Name
     description: Annotated[Line, Field(max_length=200)] = ""
     labels: Labels = {}
-    keep: Annotated[list[Trace], Field(max_length=len(Trace))] = []
+    keep: Annotated[list[Annotated[Trace, Field(strict=False)]], Field(max_length=len(Trace))] = []
 
 
 @router.post(f"{ON_SERVER}/create_image", response={201: ImageAction})
