@@ -11,8 +11,8 @@ from django.db.models.functions import Now
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from paddock.api import rfb
 from paddock.api.x import console
+from paddock.base import rfb
 from paddock.cloud import housekeeping
 from paddock.cloud.models import ConsoleSession, Server
 from tests.api.caller import Caller

@@ -2,7 +2,7 @@
 
 from websockets.sync.client import ClientConnection
 
-from paddock.api.rfb import response
+from paddock.base.rfb import response
 
 VERSION = b"RFB 003.008\n"
 

@@ -82,6 +82,8 @@ OWNED: dict[str, tuple[str, Any]] = {
     "PUT /x/v1/servers/{id}/files": ("server", None),
     "POST /x/v1/servers/{id}/exec": ("server", {"argv": ["true"]}),
     "WS /x/v1/servers/{id}/console": ("server", None),
+    "WS /x/v1/servers/{id}/vnc": ("server", None),
+    "POST /x/v1/servers/{id}/keys": ("server", {"keys": ["f1"]}),
     "POST /x/v1/images/{id}/build": ("image", None),
     "GET /x/v1/images/{id}/content": ("image", None),
     "PUT /x/v1/images/{id}/content": ("image", None),

@@ -20,7 +20,7 @@ from paddock.api.streams import app as streams
 from paddock.base.ids import new_correlation_id
 from paddock.base.log import correlation_id
 
-CONSOLE = re.compile(r"/x/v1/servers/\d{1,16}/console")
+CONSOLE = re.compile(r"/x/v1/servers/\d{1,16}/(console|vnc)")
 EXEC = re.compile(r"/x/v1/servers/\d{1,16}/exec")
 SCREEN = re.compile(r"/x/v1/console/[\w-]{1,64}")
 UPLOAD = re.compile(r"/x/v1/(images|isos)/\d{1,16}/content|/x/v1/servers/\d{1,16}/files")

@@ -9,10 +9,10 @@ import anyio
 from anyio.abc import ByteStream
 from starlette.websockets import WebSocket
 
-from paddock.api import rfb
 from paddock.api.errors import ApiError, known
 from paddock.api.streaming import close, in_thread
 from paddock.api.x.console import open_session
+from paddock.base import rfb
 from paddock.base.errors import PaddockError
 from paddock.base.pump import CHUNK, ENDED, hang_up, pump
 from paddock.cloud.models import Node, Server

@@ -26,6 +26,7 @@ from paddock.api.x import images as x_images
 from paddock.api.x import isos as x_isos
 from paddock.api.x import limits as x_limits
 from paddock.api.x import server_images as x_server_images
+from paddock.api.x import server_keys as x_server_keys
 from paddock.api.x import server_sizes as x_server_sizes
 from paddock.api.x import server_sleep as x_server_sleep
 from paddock.api.x import servers as x_servers
@@ -68,6 +69,7 @@ for part in (
     x_server_sizes,
     x_server_sleep,
     x_server_images,
+    x_server_keys,
     x_images,
     x_catalogue,
     x_tokens,

@@ -3,6 +3,7 @@
 Every call either returns JSON or raises a PaddockError that says what was asked, what came back and what to do.
 """
 
+import json
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -95,6 +96,16 @@ class Api:
                 response.read()
             _checked(response)
             yield FileAnswer(response)
+
+    def lines(self, path: str, body: Json) -> Iterator[Json]:
+        """POST, and the lines of JSON that are answered as they come. Who stops to read them hangs up."""
+        timeout = httpx.Timeout(ANSWER, read=GUEST, connect=5)
+        with self._explained("POST", path), self._http.stream("POST", path, json=body, timeout=timeout) as response:
+            if not response.is_success:
+                response.read()
+            _checked(response)
+            for line in response.iter_lines():
+                yield json.loads(line)
 
     def delete(self, path: str) -> Json:
         """DELETE; an answer without a body is an empty object."""

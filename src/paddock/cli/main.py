@@ -30,6 +30,7 @@ from paddock.cli import (
     image_create,
     inventory,
     iso,
+    keyboard,
     launch,
     manners,
     metrics,
@@ -44,6 +45,7 @@ from paddock.cli import (
     ssh,
     ssh_key,
     token,
+    vnc,
     volume,
     words,
 )
@@ -148,9 +150,10 @@ power.register(app)
 change.register(app)
 server.app.command("metrics")(metrics.metrics)
 server.app.command("sizes")(sizes.sizes)
+server.app.command("send-key")(keyboard.send_key)
 image.app.command("create")(image_create.create)
 words.register(app)
-for command in (ssh, console, execute, copy):
+for command in (ssh, console, vnc, execute, copy):
     command.register(app)
 for name, noun in (
     ("server", server), ("image", image), ("iso", iso), ("volume", volume), ("type", server_type), ("ssh-key", ssh_key),

@@ -1,4 +1,4 @@
-"""The handshake of a VNC connection (RFC 6143, 7.1), from both ends: we are the server to a browser, and the client to
+"""The handshake of a VNC connection (RFC 6143, 7.1), from both ends: we are the server to a viewer, and the client to
 a node. After it, bytes pass through us as they are.
 """
 
