@@ -146,7 +146,9 @@ def build(
 @app.command("import")
 def import_image(
     ctx: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A disk: qcow2 or raw.", show_default=False)] = "",
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A disk: qcow2, raw, VMDK, VHDX, VHD, VDI.", show_default=False)
+    ] = "",
     url: Annotated[str, typer.Option(help="Fetch it from there: the cloud does.", show_default=False)] = "",
     name: Annotated[str, typer.Option("-n", "--name", help="Else made of the file's.", show_default=False)] = "",
     sha256: Annotated[str, typer.Option(help="What its SHA-256 must be.", show_default=False)] = "",
