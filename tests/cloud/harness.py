@@ -56,9 +56,9 @@ DELETE FROM cloud_action;
 DELETE FROM cloud_event;
 DELETE FROM cloud_imagecopy;
 DELETE FROM cloud_sshkey;
-DELETE FROM cloud_image WHERE project_id IS NOT NULL OR type NOT IN ('system', 'rescue');
+DELETE FROM cloud_image WHERE project_id IS NOT NULL OR type NOT IN ('system', 'rescue', 'blank');
 UPDATE cloud_image SET state = 'absent', sha256 = '', manifest = '{}', step = 'rest', next_at = NULL
-  WHERE type = 'rescue';
+  WHERE type IN ('rescue', 'blank');
 UPDATE cloud_image SET state = 'absent', step = 'rest', next_at = NULL WHERE catalogue AND url <> '';
 DELETE FROM cloud_token WHERE project_id IN (SELECT id FROM cloud_project WHERE name <> 'default');
 DELETE FROM cloud_idempotencykey WHERE project_id IN (SELECT id FROM cloud_project WHERE name <> 'default');

@@ -44,15 +44,16 @@ class Order:
     start: bool = True
     base: bool = True
     firmware: str = ""
+    iso: str = ""
 
     def body(self, name: str) -> Json:
         """The request that creates one of them."""
         wanted: Json = {
-            "name": name, "server_type": self.server_type["name"], "image": self.image["id"],
+            "name": name, "server_type": self.server_type["name"], "image": self.image.get("id", ""),
             "ssh_keys": list(self.ssh_keys), "labels": dict(self.labels), "start_after_create": self.start,
             "x_restart": self.restart, "user_data": self.user_data, "x_group": self.group, "x_role": self.role,
             "location": self.location, "placement_group": self.placement_group or "",
-            "x_firmware": self.firmware,
+            "x_firmware": self.firmware, "x_iso": self.iso,
         }  # fmt: skip
         if self.volumes:
             wanted |= {"volumes": list(self.volumes), "automount": self.automount}
@@ -88,6 +89,7 @@ def launch(
     automount: Annotated[bool, typer.Option("--automount", help="Mount the volumes in it.")] = False,
     placement_group: Annotated[str, typer.Option(help="Not on a node with others of it.", show_default=False)] = "",
     from_file: Annotated[str, typer.Option("-f", "--from-file", help="Lines of image:count:group:role.")] = "",
+    iso: Annotated[str, typer.Option(help="A CD in its drive; without IMAGE, onto an empty disk.")] = "",
     firmware: Firmware = None,
     no_base: Annotated[bool, typer.Option("--no-base", help="Without the cloud's base configuration.")] = False,
     no_start: Annotated[bool, typer.Option("--no-start", help="Create it, but leave it off.")] = False,
@@ -98,25 +100,24 @@ def launch(
 ) -> None:
     """Create a server, start it and wait until you can log in.
 
-    Works with nothing but an image: name, type and SSH key are chosen for you.
-    Without an image, and on a terminal, it asks for what is missing.
+    Name, type and SSH key are chosen for you; without an image, on a terminal, it asks for what is missing.
 
     Examples:
       paddock launch debian-12
       paddock launch debian-12 --name web --type small --label env=prod
       paddock launch tiny --count 5 --group pf1 --role web
-      paddock launch debian-12 --cpus 2 --memory 2G --user-data cloud-config.yaml
+      paddock launch --iso debian-netinst --disk 20G --name template
       paddock launch --from-file set.txt
     """
     api = api_of(ctx)
     if from_file and (image or name or count):
         raise typer.BadParameter("--from-file says image, count and group itself: give no IMAGE, --name or --count")
-    if not image and not from_file:
+    if not (image or from_file or iso):
         image, name, type = ask.missing(api, image, name, type)
     common = Order(
         image={}, server_type={}, name=name, count=count or 1, user_data=_user_data(user_data), restart=restart,
         labels=tuple(_label(text) for text in label or ()), group=group, role=role, several=count is not None,
-        location=location, start=not no_start, base=not no_base, firmware=firmware or "", automount=automount,
+        location=location, start=not no_start, base=not no_base, firmware=firmware or "", automount=automount, iso=iso,
         volumes=tuple(int(lookup.find(api, "volumes", ref)["id"]) for ref in volume or ()),
         placement_group=int(lookup.find(api, "placement_groups", placement_group)["id"]) if placement_group else 0,
     )  # fmt: skip
@@ -125,7 +126,7 @@ def launch(
     orders = [_complete(api, ref, order, type, wanted) for ref, order in parts]
     key_ids = () if no_ssh_key else tuple(keys.chosen(api, ssh_key or []))
     orders = [replace(order, ssh_keys=key_ids) for order in orders]
-    until = follow.Until.ENDED if no_start else follow.Until.READY
+    until = follow.Until.ENDED if no_start or (iso and not image) else follow.Until.READY
     _make(api, orders, until, wait=not no_wait, timeout=timeout, output=output, quiet=quiet)
 
 
@@ -194,12 +195,12 @@ def _names(order: Order, taken: set[str]) -> list[str]:
         return names.numbered(order.name, order.count, taken)
     chosen: list[str] = []
     for _ in range(order.count):
-        chosen.append(names.fresh(str(order.image["name"] or "server"), taken | set(chosen)))
+        chosen.append(names.fresh(str(order.image.get("name") or "server"), taken | set(chosen)))
     return chosen
 
 
 def _complete(api: Api, ref: str, order: Order, type: str, wanted: tuple[int, float, float]) -> Order:
-    image = lookup.find(api, "images", ref)
+    image = lookup.find(api, "images", ref) if ref or not order.iso else {}
     return replace(order, image=image, server_type=_server_type(api, type, image, wanted))
 
 
@@ -276,8 +277,12 @@ def _gigabytes(text: str, field: str) -> float:
         raise Invalid(f"--{field} {text!r} is no amount: say 2G or 512M", field=field) from e
 
 
+def _origin(order: Order) -> str:
+    return str(order.image.get("name") or order.image.get("description") or f"ISO {order.iso}")
+
+
 def _title(orders: Sequence[Order], jobs: Sequence[follow.Job]) -> str:
-    images = ", ".join(dict.fromkeys(str(order.image["name"] or order.image["description"]) for order in orders))
+    images = ", ".join(dict.fromkeys(_origin(order) for order in orders))
     what = jobs[0].label if len(jobs) == 1 else f"{len(jobs)} servers"
     return f"Launching {what} from {images}"
 
@@ -326,6 +331,9 @@ def _tell(job: follow.Job, answer: Json, wait: bool) -> None:
         return
     if not wait:
         console.print(f"{label} is being created; look with: paddock server show {job.label}")
+    elif job.until is follow.Until.ENDED and thing["status"] != "off":
+        console.print(f"{label} boots the CD; at its serial console: paddock console {job.label}")
+        console.print(f"when it is installed: paddock server detach-iso {job.label}; paddock image check {job.label}")
     elif job.until is follow.Until.ENDED:
         console.print(f"{label} is created and off; start it with: paddock start {job.label}")
     else:

@@ -27,6 +27,7 @@ from paddock.cli import (
     env,
     execute,
     image,
+    image_check,
     image_create,
     inventory,
     iso,
@@ -152,6 +153,7 @@ server.app.command("metrics")(metrics.metrics)
 server.app.command("sizes")(sizes.sizes)
 server.app.command("send-key")(keyboard.send_key)
 image.app.command("create")(image_create.create)
+image.app.command("check")(image_check.check)
 words.register(app)
 for command in (ssh, console, vnc, execute, copy):
     command.register(app)

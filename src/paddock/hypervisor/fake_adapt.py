@@ -30,6 +30,7 @@ def brought(started: Machine, has: Machine, wanted: Machine) -> Machine:
     return has.model_copy(
         update={
             "volumes": wanted.volumes,
+            "iso_first": wanted.iso_first,
             "iso": wanted.iso if _has_drive(started) else has.iso,
             "cpus": _cpus(started, has.cpus, wanted.cpus),
             "memory_mib": _memory(started, has.memory_mib, wanted.memory_mib),

@@ -20,7 +20,7 @@ from paddock.base import log as logs
 from paddock.base.errors import Invalid, PaddockError
 from paddock.base.ids import new_correlation_id
 from paddock.base.run import run, spawn
-from paddock.images import debian, rescue, tiny
+from paddock.images import blank, debian, rescue, tiny
 from paddock.images.progress import BuildStatus, Say, StatusFile, read_status
 from paddock.images.store import ImageStore
 from paddock.machine.image import ImageManifest
@@ -31,6 +31,7 @@ BUILDERS: dict[str, Callable[[ImageStore, Path, Say], ImageManifest]] = {
     "tiny": tiny.build,
     "debian-12": debian.build,
     "rescue": rescue.build,
+    "blank": blank.build,
 }
 _TAIL = 1500  # characters of the log in the error of a build that went away
 _LOCK_FD = "PADDOCK_BUILD_LOCK_FD"

@@ -38,7 +38,8 @@ class Entry(_Strict):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
     title: Annotated[str, Field(min_length=1, max_length=200)]
-    type: Literal["system", "rescue"] = "system"  # rescue: nobody's to choose, booted where a server is repaired
+    # Nobody chooses these: rescue is booted where a server is repaired, blank is what an ISO is installed on.
+    type: Literal["system", "rescue", "blank"] = "system"
     system: System = "unknown"
     version: Annotated[str, Field(max_length=20)] = ""
     built: bool = False

@@ -94,7 +94,8 @@ class Machine(Frozen):
     network: UserNetwork
     seed: Seed
     volumes: tuple[Attached, ...] = ()
-    iso: Sha256 | None = None  # an image with a file of role `iso`, in the CD drive; booted first by the BIOS
+    iso: Sha256 | None = None  # an image with a file of role `iso`, in the CD drive
+    iso_first: bool = True  # whether the CD is booted before the system disk; else where nothing on that can be
     rescue: Rescue | None = None
     firmware: Literal["bios", "uefi"] = "bios"  # uefi: its variables are kept in a qcow2 file of the machine
     kernel_args: Annotated[str, Field(max_length=1024)] = ""  # after the image's own, where QEMU loads the kernel

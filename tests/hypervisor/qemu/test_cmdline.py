@@ -126,6 +126,14 @@ def test_kernel_arguments_come_after_those_of_the_image() -> None:
         words(kernel_args="quiet")
 
 
+def test_a_cd_is_booted_before_the_disk_or_after_it() -> None:
+    def place(**changes: Any) -> str:
+        word = next(w for w in words(iso=ISO, **changes) if w.startswith("scsi-cd,id=iso0"))
+        return word.partition(",bootindex=")[2]
+
+    assert (place(), place(iso_first=False), place(image=DIRECT)) == ("0", "2", "")
+
+
 def test_where_there_is_no_uefi_that_is_said() -> None:
     machine = make_machine(PLAIN)
     bare = Binary(BINARY.program, BINARY.version, sandbox=True, user_network=True)

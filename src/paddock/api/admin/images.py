@@ -16,7 +16,7 @@ from paddock.cloud.models import Image
 
 router = Router(tags=["admin: images"])
 SORTABLE = {"id": "id", "name": "name", "created": "created"}
-TYPES = ("system", "app", "snapshot", "backup", "iso", "rescue")
+TYPES = ("system", "app", "snapshot", "backup", "iso", "rescue", "blank")
 
 
 class Owner(Reply):

@@ -70,7 +70,7 @@ class CreateServer(Body):
 
     name: Name
     server_type: IdOrName
-    image: IdOrName
+    image: IdOrName | None = None  # may be left out where there is x_iso
     location: IdOrName | None = None
     datacenter: IdOrName | None = None
     ssh_keys: Annotated[list[IdOrName], Field(max_length=MAX_KEYS)] = []
@@ -90,6 +90,7 @@ class CreateServer(Body):
     x_description: Description = ""
     x_kernel_args: KernelArgs = ""  # after the image's own
     x_autostart: Autostart = Autostart()
+    x_iso: IdOrName | None = None  # in its CD drive; without an image its disk is empty, and the CD is booted
     x_firmware: Literal["bios", "uefi"] | None = None  # left out: as its image says
     x_base_config: StrictBool = True  # the cloud's base configuration beneath its user data
 

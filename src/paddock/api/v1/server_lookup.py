@@ -46,6 +46,15 @@ def image_of(request: HttpRequest, wanted: int | str) -> Image:
     return found
 
 
+def image_for(request: HttpRequest, wanted: int | str | None, iso: int | str | None) -> Image:
+    """The image of a new server: an empty disk where there is only an ISO. Raises ApiError."""
+    if wanted is not None:
+        return image_of(request, wanted)
+    if iso is None:
+        raise invalid("image", "is required, unless there is x_iso to install from")
+    return Image.objects.get(type="blank", project=None)
+
+
 def check_fits(image: Image, plan: ServerType) -> None:
     """Raises ApiError when the image is larger than a plan's disk; one that was never built tells later."""
     if image.manifest and image.made_of.disk_size > plan.disk_gib * GIB:

@@ -109,7 +109,7 @@ class Shared:
         plans = list(ServerType.objects.all())
         self.plans = {plan.pk: server_types.shown(plan) for plan in plans}
         self.place: Datacenter = server_types.datacenter(plans)
-        self.images = {image.pk: images.shown(image) for image in {server.image for server in servers}}
+        self.images = {image.pk: images.shown(image) for image in {s.image for s in servers} if image.type != "blank"}
         self.isos = {iso.pk: isos.shown(iso) for iso in {server.iso for server in servers} if iso}
         groups = {server.placement_group for server in servers if server.placement_group}
         self.groups = {group.id: group for group in placement_groups.shown_all(list(groups))}
@@ -135,7 +135,7 @@ def _shown(server: Server, shared: Shared) -> ServerReply:
         created=server.created,
         labels=server.labels,
         server_type=shared.plans[server.server_type_id],
-        image=shared.images[server.image_id],
+        image=shared.images.get(server.image_id),
         iso=shared.isos.get(server.iso_id or 0),
         rescue_enabled=server.rescue_until is not None and server.rescue_until > shared.now,
         datacenter=shared.place,

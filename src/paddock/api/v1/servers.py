@@ -14,7 +14,15 @@ from paddock.api.passwords import new_root_password
 from paddock.api.v1 import actions, ssh_keys
 from paddock.api.v1.common import Reply, check_place
 from paddock.api.v1.server_body import ChangeServer, CreateServer
-from paddock.api.v1.server_lookup import check_fits, check_kernel_args, group_of, image_of, new_plan_of, volumes_of
+from paddock.api.v1.server_lookup import (
+    check_fits,
+    check_kernel_args,
+    group_of,
+    image_for,
+    iso_of,
+    new_plan_of,
+    volumes_of,
+)
 from paddock.api.v1.server_reply import ServerReply, own_server, shown, shown_all, visible
 from paddock.cloud.flows import server as flow
 from paddock.cloud.flows.engine import wake
@@ -84,11 +92,11 @@ def create_server(request: HttpRequest, body: CreateServer) -> Status[CreatedSer
 
 def _new(request: HttpRequest, body: CreateServer) -> tuple[Server, str | None]:
     """The row that is asked for, and root's password if there is no key to log in with. Raises ApiError."""
-    plan, image = new_plan_of(body.server_type), image_of(request, body.image)
+    plan, image = new_plan_of(body.server_type), image_for(request, body.image, body.x_iso)
     keys = ssh_keys.by_names(request, body.ssh_keys)
     check_fits(image, plan)
     check_kernel_args(image, body.x_kernel_args)
-    password, password_hash = (None, "") if keys else new_root_password()
+    password, password_hash = (None, "") if keys or image.type == "blank" else new_root_password()
     server = Server(
         project=project(request),
         name=body.name,
@@ -109,6 +117,7 @@ def _new(request: HttpRequest, body: CreateServer) -> tuple[Server, str | None]:
         description=body.x_description,
         kernel_args=body.x_kernel_args,
         **body.x_autostart.columns,
+        iso=None if body.x_iso is None else iso_of(request, body.x_iso),
         firmware=body.x_firmware or "",
         base_config=body.x_base_config,
         password_hash=password_hash,

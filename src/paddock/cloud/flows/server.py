@@ -77,6 +77,8 @@ class ServerFlow(ServerChanges):
             check_can(server, "uefi", "boot by UEFI: install OVMF on it (apt-get install ovmf)")
         if wait := bring.to_node(node_of(server), server.image, server.image_sha256):
             return wait
+        if server.iso and (wait := bring.to_node(node_of(server), server.iso, server.iso.sha256)):
+            return wait
         return Then(self.clone)
 
     @step(needs="stopped")
@@ -137,7 +139,8 @@ class ServerFlow(ServerChanges):
             observed=Phase.PAUSED if server.start_paused else Phase.RUNNING,
             accelerator=node_of(server).facts.get("accelerator", ""),
         )
-        return Then(self.rest if power == Power.ON_PAUSED else self.watch, finishes=True)
+        unseen = power == Power.ON_PAUSED or _installs(server)
+        return Then(self.rest if unseen else self.watch, finishes=True)
 
     @step(seconds=READY_SECONDS, by_hand=False)
     def watch(self, server: Server) -> Next[Server]:
@@ -327,6 +330,11 @@ ON_WISH: dict[str, dict[str, object]] = {
     "shutdown_server": {"status": Status.STOPPING},
     "rebuild_server": {"status": Status.REBUILDING},
 }
+
+
+def _installs(server: Server) -> bool:
+    """Whether a person works at its console, so that nobody can tell when it is ready."""
+    return server.image.type == "blank" and server.iso_id is not None
 
 
 def _give_up_others(server: Server, why: str) -> None:

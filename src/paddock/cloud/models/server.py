@@ -154,6 +154,7 @@ class Server(Living):
             ),
             volumes=self.attached() if self.revision else (),
             iso=self.iso.sha256 if self.iso else None,
+            iso_first=self.image.type != "blank",  # an installation is gone on with from the disk
             rescue=self.rescue(),
             firmware=self.firmware or "bios",
             kernel_args=self.kernel_args,

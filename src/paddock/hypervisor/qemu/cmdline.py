@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from paddock.base.errors import Invalid
 from paddock.hypervisor.qemu import firmware
-from paddock.hypervisor.qemu.devices import cd_drive, volume_words
+from paddock.hypervisor.qemu.devices import cd_drive, cd_place, volume_words
 from paddock.hypervisor.qemu.layout import image_file
 from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import Machine
@@ -190,7 +190,7 @@ def _drives(machine: Machine, boots_kernel: bool) -> list[str]:
     """A kernel that QEMU loads is booted before any drive; the BIOS gives a drive of that place precedence over it."""
     words = []
     if machine.layout >= ROOM or machine.iso:
-        words += cd_drive(machine.iso, first=machine.iso is not None and not boots_kernel)
+        words += cd_drive(machine.iso, None if boots_kernel else cd_place(machine.iso_first))
     for attached in machine.volumes:
         words += volume_words(attached)
     return words

@@ -48,15 +48,22 @@ def volume_device(attached: Attached) -> dict[str, str]:
     }
 
 
-def cd_drive(iso: str | None, first: bool) -> list[str]:
-    """The words of the drive, empty or with the ISO of that image; `first`: the BIOS boots it before the disk."""
+def cd_place(iso_first: bool) -> int:
+    """When the firmware tries to boot the CD: before the system disk, whose place is 1, or after it."""
+    return 0 if iso_first else 2
+
+
+def cd_drive(iso: str | None, place: int | None) -> list[str]:
+    """The words of the drive, empty or with the ISO of that image; `place`: when the firmware tries to boot it, the
+    system disk being tried at 1; None: never."""
     if iso is None:
         return ["-device", f"scsi-cd,id={CD},{_CD_ADDRESS}"]
     file = {"driver": "file", "filename": image_file(iso, Role.ISO), "read-only": "on"}
     node = {"driver": "raw", "node-name": ISO_NODE, "read-only": "on", "file": file}
+    boots = "" if place is None else f",bootindex={place}"
     return [
         "-blockdev", dotted(node),
-        "-device", f"scsi-cd,id={CD},{_CD_ADDRESS},drive={ISO_NODE}{',bootindex=0' if first else ''}",
+        "-device", f"scsi-cd,id={CD},{_CD_ADDRESS},drive={ISO_NODE}{boots}",
     ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from paddock.hypervisor.qemu.devices import (
     ISO_NODE,
     VOLUME_DEVICE,
     VOLUME_NODE,
+    cd_place,
     device_id,
     node_name,
     volume_device,
@@ -29,6 +30,7 @@ from paddock.machine.spec import Attached, Machine
 
 UNPLUG_WAIT = 5.0  # seconds that QEMU has to let go of a disk: it finishes what is being written
 _RETRY = 0.01
+NEVER = -1  # as a place in the order of boot
 
 
 def has_volume(live: Live, volume: UUID) -> bool:
@@ -65,7 +67,7 @@ def bring_iso(live: Live, machine: Machine) -> tuple[str, ...]:
     if drive is None:
         return ("the ISO needs a new start: this machine was started without a CD drive",) if wanted else ()
     _bring_medium(live, drive, wanted)
-    _boot_cd(live, first=bool(wanted))
+    _boot_cd(live, cd_place(machine.iso_first) if wanted else NEVER)
     if ISO_NODE in _nodes(live) and not _inserted(live, ISO_NODE):
         _drop_node(live, ISO_NODE)
     return ()
@@ -98,12 +100,11 @@ def _bring_medium(live: Live, drive: dict[str, Any], file: str) -> None:
         live.execute("blockdev-close-tray", {"id": CD})
 
 
-def _boot_cd(live: Live, first: bool) -> None:
+def _boot_cd(live: Live, index: int) -> None:
     """The BIOS looks at this at each reset. A kernel that QEMU loads itself has that place already."""
     if "-kernel" in live.process.words():
         return
     path = f"/machine/peripheral/{CD}"
-    index = 0 if first else -1
     if live.execute("qom-get", {"path": path, "property": "bootindex"}) != index:
         live.execute("qom-set", {"path": path, "property": "bootindex", "value": index})
 
