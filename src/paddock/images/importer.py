@@ -139,7 +139,8 @@ class _Box:
         try:
             os.link(self._upload, self.path / "upload", follow_symlinks=False)
         except OSError:  # another file system, or not ours to link
-            run(["cp", "--reflink=auto", "--sparse=always", self._upload, self.path / "upload"], timeout=_TIMEOUT)
+            _check_room(self.path.parent, self._before.st_blocks * 512)
+            _copy(self._upload, self.path / "upload")
         if self._identity:
             os.chown(self.path / "upload", -1, self._identity.gid)
             (self.path / "upload").chmod(0o640)
