@@ -156,3 +156,19 @@ def test_only_what_is_hibernated_wakes(cloud: Cloud) -> None:
     for wish in (wishes.hibernate, wishes.wake):
         with pytest.raises(Conflict, match="is off"):
             wish(row, "")
+
+
+@pytest.mark.guest
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["qemu"], indirect=True)
+def test_a_real_one_hibernates_and_wakes(cloud: Cloud) -> None:
+    row = cloud.running_server()
+    for _ in range(2):
+        succeeded(cloud, wishes.hibernate(row, ""))
+        assert (status(row), phase(cloud, row)) == ("hibernated", Phase.HIBERNATED)
+        succeeded(cloud, wishes.wake(row, ""))
+        assert (status(row), phase(cloud, row)) == ("running", Phase.RUNNING)
+        assert Server.objects.get(pk=row.pk).problem == ""
+    server.delete(row)
+    cloud.settle()
+    cloud.nothing_left()

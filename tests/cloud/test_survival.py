@@ -36,6 +36,8 @@ CHANGES = {
     "change_server_type while it runs": ["grow"],
     "pause_server": ["pause"],
     "resume_server": ["resume"],
+    "hibernate_server": ["hibernate"],
+    "wake_server": ["cloud_init", "start"],
     "reset_password": ["password"],
     "reset_password offline": ["disk_password"],
     "enable_rescue": ["rescue"],
@@ -53,6 +55,7 @@ ENDS = {
     "shutdown_server": "off",
     "change_server_type": "off",
     "pause_server": "paused",
+    "hibernate_server": "hibernated",
     "reset_password offline": "off",
 }
 BOOTED = ("shutdown_server",)  # a guest that boots does not hear it
@@ -121,6 +124,8 @@ def begin_change(cloud: Cloud, command: str) -> Server:
             wishes.change_type(row, plan, upgrade_disk=False, live=True, correlation_id="")
         case "pause_server" | "resume_server":
             wishes.pause(row, "")
+        case "hibernate_server" | "wake_server":
+            wishes.hibernate(row, "")
         case "reset_password":
             wishes.reset_password(row, "$6$salt$hash", "")
         case "reset_password offline":
@@ -142,12 +147,14 @@ def begin_change(cloud: Cloud, command: str) -> Server:
 
 def ask_second(cloud: Cloud, row: Server, command: str) -> None:
     """What can be asked only after something else was done."""
-    if command in ("detach_iso", "resume_server") or command.endswith("into rescue"):
+    if command in ("detach_iso", "resume_server", "wake_server") or command.endswith("into rescue"):
         cloud.settle()
     if command == "detach_iso":
         wishes.detach_iso(row, "")
     if command == "resume_server":
         wishes.resume(row, "")
+    if command == "wake_server":
+        wishes.wake(row, "")
     if command.endswith("into rescue"):
         server.ask(row, command.split()[0])
 

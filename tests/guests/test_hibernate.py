@@ -68,12 +68,14 @@ def test_a_guest_goes_on_with_what_it_was_doing(node: Node) -> None:
     memory = hibernated(node, guest.machine)
     assert not exists(pid)
     assert memory.stat().st_mode & 0o777 == 0o600
+    clock.sleep(8)
     node.restart()
     assert woken(node, guest.machine).cold_start == ""
     guest.wait()
     guest.sh("kill -0 $(cat /tmp/pid)")
     assert guest.sh("cat /proc/sys/kernel/random/boot_id /tmp/pid") == before[0]
     assert int(guest.sh("cat /tmp/count")) > before[1]
+    until(lambda: abs(int(guest.sh("date +%s")) - clock.now().timestamp()) < 3)
     guest.sh("echo its disk works >/root/said; sync")
     memory = hibernated(node, guest.machine)
     memory.write_bytes(memory.read_bytes()[:-1] + b"x")
@@ -180,6 +182,15 @@ def test_who_is_to_run_again_meanwhile_does(node: Node, monkeypatch: pytest.Monk
     monkeypatch.undo()
     hibernated(node, machine)
     assert woken(node, machine).cold_start == ""
+
+
+def test_whose_end_nobody_asked_for(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came of the last time is not taken for what comes of this one."""
+    machine = node.paused()
+    monkeypatch.setattr(hibernate, "PATIENCE", 0)
+    for _ in range(2):
+        hibernated(node, machine)
+        assert woken(node, machine).cold_start == ""
 
 
 def test_who_is_powered_off_meanwhile_is_off(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,8 @@ class ServerSleep(ServerPower):
     @step(seconds=HIBERNATE_SECONDS, needs="running", by_hand=False)
     def hibernate(self, server: Server) -> Next[Server]:
         """Have its memory written to a file, and its QEMU ended. What goes wrong leaves it as it is."""
-        _check_up(server)
+        if server.status != Status.HIBERNATED:  # as when a worker died right after that
+            _check_up(server)
         if server.in_rescue:
             raise Conflict(f"server {server.name} runs the rescue system", hint="reboot it first")
         runs_on = f"server {server.name} is not hibernated, and runs on"

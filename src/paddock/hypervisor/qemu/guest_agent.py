@@ -114,6 +114,10 @@ class GuestAgent:
             raise
         self.call("guest-file-close", {"handle": handle}, CLOSE_WAIT)
 
+    def set_time(self, timeout: float) -> None:
+        """Tell the guest the time. Raises as `call`."""
+        self.call("guest-set-time", {"time": int(clock.now().timestamp() * 1e9)}, timeout)
+
     def exec(self, argv: tuple[str, ...], stdin: str, timeout: float) -> GuestResult:
         """Run a command in the guest. Raises Refused when the guest agent will not, Unavailable when it is silent or
         the command does not end within `timeout` seconds (it goes on in the guest then)."""

@@ -49,7 +49,7 @@ class Hibernations:
         """How far it is; begins it when it is not under way. Raises Conflict, DiskFull, Refused: then it runs on."""
         with slot.lock:  # before our own, as everywhere
             work = self._works.get(slot.uuid)
-            if work is None:
+            if work is None or work.live is not live:  # or one of an earlier run, whose end nobody asked for
                 work = _Work(slot, live, qemu, self._volume_file, self._over)
                 work.begin()
                 with self._lock:
@@ -96,7 +96,7 @@ class _Work(threading.Thread):
     ) -> None:
         super().__init__(name=f"hibernate-{slot.uuid}", daemon=True)
         self.stop, self.let_go = threading.Event(), threading.Event()
-        self._slot, self._live, self._qemu = slot, live, qemu
+        self._slot, self.live, self._qemu = slot, live, qemu
         self._volume_file, self._over = volume_file, over
         self._ran = True
         self._bytes = 0, 0
@@ -116,12 +116,12 @@ class _Work(threading.Thread):
 
     def begin(self) -> None:
         """Have QEMU write, unless it does, or has done so for an earlier process of ours."""
-        status = self._live.refresh()
-        if status == "postmigrate" or memory.migration(self._live).get("status") in memory.UNDER_WAY:
+        status = self.live.refresh()
+        if status == "postmigrate" or memory.migration(self.live).get("status") in memory.UNDER_WAY:
             return
         self._ran = status in RUNNING
         self._prepare()
-        self._live.execute("stop")
+        self.live.execute("stop")
         try:
             self._write()
         except BaseException:
@@ -129,7 +129,7 @@ class _Work(threading.Thread):
             raise
 
     def _prepare(self) -> None:
-        live, spec = self._live, self._slot.spec
+        live, spec = self.live, self._slot.spec
         assert spec
         if self._slot.run.started is None:
             raise Conflict("it was started by an older version of the node agent", hint="power it off and on once")
@@ -144,7 +144,7 @@ class _Work(threading.Thread):
         copies.check_room(live.directory, size)
 
     def _write(self) -> None:
-        live = self._live
+        live = self.live
         fd = files.create(memory.unfinished(live.directory))
         try:
             live.execute("migrate-set-parameters", {"max-bandwidth": FAST})
@@ -169,7 +169,7 @@ class _Work(threading.Thread):
         while True:
             if self.stop.is_set() or self.let_go.is_set():
                 raise _GivenUp
-            found = memory.migration(self._live)
+            found = memory.migration(self.live)
             ram = found.get("ram", {})
             self._bytes = ram.get("total", 0) - ram.get("remaining", 0), ram.get("total", 0)
             if found.get("status") == "completed":
@@ -179,14 +179,14 @@ class _Work(threading.Thread):
             clock.sleep(LOOK_EVERY)
 
     def _why(self, said: str) -> PaddockError:
-        root = self._live.directory.root
+        root = self.live.directory.root
         if shutil.disk_usage(root).free < copies.RESERVE:
             return disks.full(root, self._bytes[1])
         return Refused(f"QEMU could not write its memory: {said}", hint="see qemu.log in the machine's directory")
 
     def _finish(self) -> None:
         """Whole, on disk, and described: only then is it hibernated."""
-        directory = self._live.directory
+        directory = self.live.directory
         if not memory.is_there(directory):
             size, found = memory.hashed(memory.unfinished(directory), sync=True)
             kept = self._kept(size, found)
@@ -194,7 +194,7 @@ class _Work(threading.Thread):
                 os.replace(memory.unfinished(directory), directory.memory)
                 files.write_whole(directory.memory_record, kept.model_dump_json().encode())
         with self._slot_lock():
-            self._over(self._slot, self._live)
+            self._over(self._slot, self.live)
         self._done = True
         log.info("machine %s is hibernated", self._slot.uuid)
 
@@ -204,12 +204,12 @@ class _Work(threading.Thread):
         assert slot.run.started, "BUG: begun without knowing how it was started"
         assert slot.run.accelerator, "BUG: it runs under nothing"
         wanted = slot.spec.machine
-        there = media.iso_of(self._live)
+        there = media.iso_of(self.live)
         machine = slot.run.started.model_copy(update={"volumes": wanted.volumes, "iso": there})
         return Kept(
             machine=machine, size=size, sha256=found, accelerator=slot.run.accelerator, qemu=self._qemu,
-            given=slot.run.given, serial_from=self._live.serial_from, places=media.places(self._live),
-            disks=memory.marks(self._live.directory, machine, self._volume_file),
+            given=slot.run.given, serial_from=self.live.serial_from, places=media.places(self.live),
+            disks=memory.marks(self.live.directory, machine, self._volume_file),
         )  # fmt: skip
 
     @contextlib.contextmanager
@@ -225,13 +225,13 @@ class _Work(threading.Thread):
     def _cancel(self) -> None:
         """It runs on as if nothing had been, unless its QEMU is gone."""
         try:
-            memory.stop_writing(self._live)
+            memory.stop_writing(self.live)
             self._go_on()
         except PaddockError as e:
             log.warning("machine %s: after a hibernation that was given up: %s", self._slot.uuid, e)
-        memory.discard(self._live.directory)
+        memory.discard(self.live.directory)
 
     def _go_on(self) -> None:
-        if self._ran and not self._live.process.gone() and not self.stop.is_set():
-            self._live.execute("cont")
-            self._live.refresh()
+        if self._ran and not self.live.process.gone() and not self.stop.is_set():
+            self.live.execute("cont")
+            self.live.refresh()

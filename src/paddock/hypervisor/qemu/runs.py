@@ -32,6 +32,7 @@ from paddock.machine.state import Accelerator, Change, Phase, Progress
 
 LOG_MAXIMUM = 4 * 1024 * 1024  # bytes of serial.log and qemu.log
 LOG_KEEP = 1024 * 1024
+TIME_WAIT = 5.0  # seconds for a guest agent to take the time
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class Runs:
             live.refresh()
             self._save(slot)
             self._tell_all()
+            self._helpers.submit(_tell_time, live)
 
     def hibernate(self, slot: Slot) -> Progress:
         """How far it is. Call it without the slot's lock. Raises Conflict, DiskFull, Refused."""
@@ -225,6 +227,7 @@ class Runs:
             self._stillborn(slot, live, str(e))
             raise
         self._publish(slot, live, run)
+        self._helpers.submit(_tell_time, live)
 
     def _words(self, machine: Machine, paused: bool) -> list[str]:
         booted = machine.rescue.image if machine.rescue else machine.image
@@ -424,6 +427,15 @@ class Runs:
             enabled = slot.live.execute("query-kvm")["enabled"]
             accelerator = Accelerator.KVM if enabled else Accelerator.TCG
             slot.run = slot.run.model_copy(update={"accelerator": accelerator})
+
+
+def _tell_time(live: Live) -> None:
+    """Its clock stood still with it. A guest without an agent has to find out by itself."""
+    try:
+        if live.agent_open():
+            live.agent.set_time(TIME_WAIT)
+    except PaddockError as e:
+        log.info("the guest of QEMU %d did not take the time: %s", live.process.pid, e)
 
 
 def _is_uuid(name: str) -> bool:
