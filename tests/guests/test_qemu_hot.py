@@ -195,7 +195,7 @@ def test_memory_comes_online(guest: Running) -> None:
 
 
 def rescued(guest: Running) -> None:
-    """Switched off, and on again into a rescue system: `tiny` too, with a word in its command line."""
+    """Switched off, if it is on, and on again into a rescue system: `tiny` too, with a word in its command line."""
     tiny = built_image("tiny")
     files = tuple(f for f in tiny.manifest.files if f.role in (Role.KERNEL, Role.INITRD))
     rescue = tiny.manifest.model_copy(
@@ -203,7 +203,7 @@ def rescued(guest: Running) -> None:
     )
     assert bring(guest.node.host, rescue, tiny.directory).done
     guest.settle()
-    guest.define(rescue=Rescue(image=rescue.sha256, ssh_keys=("ssh-ed25519 AAAAC3Nza rescuer",)))
+    guest.define(iso=None, volumes=(), rescue=Rescue(image=rescue.sha256, ssh_keys=("ssh-ed25519 AAAAC3Nza rescuer",)))
     guest.on()
     assert "rescued" in guest.sh("cat /proc/cmdline")
     assert guest.sh("hostname") == "rescue"
@@ -216,7 +216,8 @@ def is_out(guest: Running) -> bool:
     return guest.node.host.machines.state(guest.machine.uuid).phase == Phase.OFF
 
 
-def test_the_rescue_system_and_back(guest: Running) -> None:
+def test_the_rescue_system_and_back(shared: Running) -> None:
+    guest = shared
     rescued(guest)
     guest.power(Power.REBOOT)
     until(lambda: is_out(guest), 40)
@@ -232,11 +233,16 @@ def test_the_rescue_system_and_back(guest: Running) -> None:
 
 
 @pytest.mark.parametrize(("command", "rebooting"), [("reboot", True), ("poweroff", False)])
-def test_how_a_rescue_system_ended_while_nobody_listened(guest: Running, command: str, rebooting: bool) -> None:
+def test_how_a_rescue_system_ended_while_nobody_listened(shared: Running, command: str, rebooting: bool) -> None:
+    guest = shared
     rescued(guest)
+    log = guest.node.directory(guest.machine) / "serial.log"
+    before = log.stat().st_size
     guest.sh(f"(sleep 1; {command}) > /dev/null 2>&1 &")
     guest.node.host.close()
-    clock.sleep(8)
+    last_words = b"reboot: Restarting system" if rebooting else b"reboot: Power down"
+    until(lambda: last_words in log.read_bytes()[before:], 60)
+    clock.sleep(1)
     guest.node.restart()
     until(lambda: is_out(guest), 30)
     state = guest.node.host.machines.state(guest.machine.uuid)
@@ -245,7 +251,8 @@ def test_how_a_rescue_system_ended_while_nobody_listened(guest: Running, command
     assert not guest.node.host.machines.state(guest.machine.uuid).rebooting
 
 
-def test_the_reset_button_leads_out_of_the_rescue_system(guest: Running) -> None:
+def test_the_reset_button_leads_out_of_the_rescue_system(shared: Running) -> None:
+    guest = shared
     rescued(guest)
     guest.power(Power.RESET)
     until(lambda: is_out(guest))
