@@ -192,7 +192,7 @@ class ImageFlow(Flow[Image]):
     @step(seconds=FOREVER, by_hand=False, destroys=True)
     def destroy(self, image: Image) -> Next[Image]:
         """Remove every copy, once no server stands on it. Who leaves it last wakes it."""
-        if Server.objects.filter(Q(image=image) | Q(iso=image)).exists():
+        if _stands_on(image):
             return Done()
         if other := Image.objects.filter(sha256=image.sha256).exclude(sha256="").exclude(pk=image.pk).first():
             ImageCopy.objects.filter(image=image).update(image=other)  # the same content, of another project
@@ -206,10 +206,14 @@ class ImageFlow(Flow[Image]):
 
     @step(seconds=FOREVER, by_hand=False)
     def forget(self, image: Image) -> Next[Image]:
-        """Delete it from the store, and the row."""
-        _remove_content(image)
+        """Delete it from the store, and the row. Under its lock: who just makes a server of it has it still, or finds
+        it gone."""
         with transaction.atomic():
-            Image.objects.filter(pk=image.pk, epoch=image.epoch).delete()
+            ours = Image.objects.select_for_update(of=("self",)).filter(pk=image.pk, epoch=image.epoch)
+            if not ours.exists() or _stands_on(image):
+                return Done()
+            _remove_content(image)
+            ours.delete()
             why = {"error_code": "image_deleted", "error_message": "the image was deleted before this was done"}
             _running(image).update(status="error", progress=100, finished=Now(), **why)
         return Gone()
@@ -297,6 +301,11 @@ def _its_server(image: Image) -> Server | None:
     if image.uuid is None or image.created_from_id is None:
         return None
     return Server.objects.filter(pk=image.created_from_id).select_related("node", "image").first()
+
+
+def _stands_on(image: Image) -> bool:
+    """Whether a server does."""
+    return Server.objects.filter(Q(image=image) | Q(iso=image)).exists()
 
 
 def _end_snapshot(image: Image) -> str:

@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 from django.db import IntegrityError, transaction
 from django.db.models import F
 from django.db.models.functions import Now
+from psycopg.errors import ForeignKeyViolation
 
 from paddock.base.errors import (
+    Conflict,
     NameTaken,
     NoRoom,
     NotFound,
@@ -375,6 +377,10 @@ def create(server: Server, correlation_id: str = "", volumes: Sequence[Volume] =
             images.want(server.image)
             defer(KIND, server.pk)
     except IntegrityError as e:
+        if isinstance(e.__cause__, ForeignKeyViolation):
+            raise Conflict(
+                "the image or the placement group was deleted at the same time", hint="choose another"
+            ) from e
         if "server_name" not in str(e):
             raise
         raise NameTaken("name is already used", field="name") from e
