@@ -92,7 +92,7 @@ def test_snapshots(anna: Person, web: str, reader: Person) -> None:  # noqa: F81
     shown = anna.json("image", "show", "before")
     assert (shown["description"], shown["labels"], shown["x_state"]) == ("snapshot of web", {"a": "b"}, "ready")
     unnamed = anna.json("server", "snapshot", web, "-d", "of today")
-    assert unnamed["status"] == "success"
+    assert (unnamed["x_state"], unnamed["description"]) == ("ready", "of today")
     listed = anna.table("image", "list", "--type", "snapshot")
     assert [row[0] for row in listed] == ["NAME", "before", "-"]
     id = listed[2][1]

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.api.shells import Person, anna, reader  # noqa: F401  # fixtures
+from tests.cli.terminal import on_terminal
 from tests.cloud.harness import Cloud
 
 
@@ -75,6 +76,15 @@ def test_a_volume_that_can_not_go_stops_no_other(anna: Person, data: str, cloud:
     assert (done.returncode, done.stdout) == (1, "volume spare is deleted\n")
     assert done.stderr == "error: volume data is still attached to server web\nhint: detach it first\n"
     assert "there is no volume 'nope'" in anna.fails("volume", "delete", data, "nope", "--yes")
+
+
+def test_a_person_is_asked_before_data_is_lost(anna: Person, data: str) -> None:  # noqa: F811
+    for answer, code in (("n", 1), ("y", 0)):
+        with on_terminal(anna, "volume", "delete", data) as terminal:
+            terminal.until("Delete data and all data there? [y/N]: ")
+            terminal.type(f"{answer}\n")
+            terminal.until("nothing is deleted" if code else "volume data is deleted")
+            assert terminal.wait() == code
 
 
 def test_a_failed_mount_is_said_once(anna: Person, data: str, cloud: Cloud) -> None:  # noqa: F811

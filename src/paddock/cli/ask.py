@@ -32,7 +32,7 @@ def menu(title: str, things: Sequence[Json], shown: Callable[[Json], str]) -> st
     console.print(f"{title}:")
     for number, thing in enumerate(things, 1):
         console.print(f"  {number}) {shown(thing)}")
-    known = [str(thing["name"]) for thing in things]
+    known = [str(thing["name"] or thing["id"]) for thing in things]
     while True:
         answer = str(typer.prompt("Which", default="1", err=True)).strip()
         if answer in known:
@@ -59,7 +59,7 @@ def _name(api: Api, proposal: str) -> str:
 
 
 def _image(image: Json) -> str:
-    return f"{image['name']}  {image.get('description') or ''}".rstrip()
+    return f"{image['name'] or image['id']}  {image.get('description') or ''}".rstrip()
 
 
 def _type(type: Json) -> str:

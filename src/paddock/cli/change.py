@@ -60,7 +60,7 @@ def _confirm_loss(name: str, yes: bool) -> None:
     if not ask.at_terminal():
         raise Conflict(f"this would lose all data on {name}'s system disk", hint="if you mean it: --yes")
     if not ask.confirm_by_name(name, f"All data on the system disk of {name} is lost."):
-        raise typer.Exit(1)
+        raise Conflict(f"that is not its name: {name} stays as it is")
 
 
 def _text(path: Path) -> str:
@@ -220,7 +220,10 @@ def snapshot(
         made = api.put(f"/v1/images/{made['id']}", {"x_name": name})["image"]
     called = made["name"] or made["id"]
     done = f"has snapshot {called}; use it: paddock launch {called}"
-    until_done(api, str(thing["name"]), answer["action"], done, wait=not no_wait, output=output)
+    quiet = output is Format.JSON
+    until_done(api, str(thing["name"]), answer["action"], done, wait=not no_wait, quiet=quiet)
+    if quiet:
+        show_json(api.get(f"/v1/images/{made['id']}")["image"])
 
 
 def _check_free(api: Api, name: str) -> None:

@@ -182,6 +182,8 @@ def run(argv: list[str]) -> int:
         report(error)
         return 1
     except (KeyboardInterrupt, typer.Abort):
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # what was typed last, and ^C, stay on their line
         say("interrupted")
         return 130
     except BrokenPipeError:

@@ -248,5 +248,5 @@ def delete(
         if not ask.at_terminal():
             raise Conflict(f"this would delete all data of volume {names}", hint="if you mean it: --yes")
         if not typer.confirm(f"Delete {names} and all data there?", err=True):
-            raise typer.Exit(1)
+            raise Conflict("nothing is deleted")
     delete_each(api, [(f"volume {v['name']}", f"/v1/volumes/{v['id']}") for v in found])
