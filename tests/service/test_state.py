@@ -68,6 +68,8 @@ def test_a_directory_of_somebody_else_is_refused_and_left_alone(place: Path) -> 
 
 def test_paddock_toml_may_be_there_first(place: Path) -> None:
     (place / "paddock.toml").write_text("")
+    (place / "catalogue.toml").write_text("")
+    (place / "keys").mkdir()
     state.make(StateDir(place))
 
 

@@ -168,9 +168,10 @@ def _check_owner(root: Path) -> None:
 
 
 def _claim(state: StateDir) -> None:
-    """Put our marker into an empty directory. `paddock.toml` may be there before us."""
+    """Put our marker into an empty directory. What an operator writes for us may be there before us."""
+    expected = (state.config, state.catalogue, state.keys)
     strangers = [
-        p.name for p in state.root.iterdir() if p != state.config and not p.name.startswith(f".{state.marker.name}")
+        p.name for p in state.root.iterdir() if p not in expected and not p.name.startswith(f".{state.marker.name}")
     ]
     if state.marker.exists():
         return  # another `paddock up` was here a moment ago
