@@ -435,6 +435,16 @@ def test_a_snapshot_that_fails_leaves_nothing(cloud: Cloud) -> None:
     assert fresh(row).status == "running"
 
 
+def test_a_failed_snapshot_that_its_node_does_not_give_up_at_once(cloud: Cloud) -> None:
+    row = cloud.running_server()
+    refused = [{"operation": "drop_snapshot", "code": "refused"}]
+    cloud.agent_faults(copy_error="the disk is broken", fail=refused)
+    image, action = wishes.create_image(row, "", {}, "")
+    assert "the disk is broken" in done(cloud, action).error_message
+    assert not Image.objects.filter(pk=image.pk).exists()
+    assert fresh(row).status == "running"
+
+
 def test_a_snapshot_that_is_deleted_while_it_is_made(cloud: Cloud) -> None:
     row = cloud.running_server()
     cloud.agent_faults(copy_seconds=60)

@@ -24,7 +24,14 @@ from paddock.cloud.flows import actions, bring, claim, quota
 from paddock.cloud.flows import image as images
 from paddock.cloud.flows import volume as volume_flow
 from paddock.cloud.flows.engine import defer, register, wake
-from paddock.cloud.flows.server_changes import ServerChanges, choose_system, give_snapshots_up, is_defined, tell
+from paddock.cloud.flows.server_changes import (
+    ServerChanges,
+    choose_system,
+    give_snapshots_up,
+    is_defined,
+    leave_snapshots,
+    tell,
+)
 from paddock.cloud.flows.server_node import (
     KIND,
     agree,
@@ -304,7 +311,10 @@ class ServerFlow(ServerChanges):
             case "insert_iso" | "eject_iso":
                 server.set(revision=F("revision") + 1)  # its node may have been told
                 return Then(self.rest)
-            case "password" | "disk_password" | "rescue" | "drop_snapshot" | "adapt":
+            case "drop_snapshot":
+                leave_snapshots(server, "the snapshot failed")
+                return Then(self.rest)
+            case "password" | "disk_password" | "rescue" | "adapt":
                 return Then(self.rest)
             case "pause" | "resume" | "hibernate":
                 return Then(self.look if server.node is not None else self.rest)

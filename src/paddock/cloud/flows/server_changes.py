@@ -329,8 +329,18 @@ def give_snapshots_up(server: Server, why: str) -> None:
         if server.node is not None:
             with suppress(NotFound):
                 hypervisor(server.node).disks.drop_snapshot(server.uuid, _uuid(image), server.epoch)
-        with transaction.atomic():
-            Image.objects.filter(pk=image.pk).update(
-                state="failed", problem=image.problem or why, doing="", delete_requested=True
-            )
-            wake(image, ImageFlow.kind, urgent=True)
+        _to_its_end(image, why)
+
+
+def leave_snapshots(server: Server, why: str) -> None:
+    """End those that its node did not give up: their own lives ask it until it has."""
+    for image in begun_snapshots(server):
+        _to_its_end(image, why)
+
+
+def _to_its_end(image: Image, why: str) -> None:
+    with transaction.atomic():
+        Image.objects.filter(pk=image.pk).update(
+            state="failed", problem=image.problem or why, doing="", delete_requested=True
+        )
+        wake(image, ImageFlow.kind, urgent=True)
