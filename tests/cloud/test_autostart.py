@@ -1,16 +1,18 @@
 """A node that comes up again: who is started, in which order, how long after each other, and nobody twice."""
 
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
 from paddock.base import clock
 from paddock.cloud.flows import autostart, server
 from paddock.cloud.flows import node as watching
-from paddock.cloud.models import Action, Server
+from paddock.cloud.models import Action, Node, Server
 from paddock.machine.state import Phase
 from tests.cloud.harness import Cloud, at_once
 
@@ -82,6 +84,40 @@ def test_nobody_is_started_twice_by_two_watchers(cloud: Cloud) -> None:
     look(cloud)
     assert starts(cloud) == before + 4
     assert Action.objects.filter(command="start_server").count() == 4
+
+
+def test_who_was_started_meanwhile_is_not_started_again(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another watcher, after this one had seen whose turn it is."""
+    line_up(cloud, 1)
+    before = starts(cloud)
+    cloud.agent_faults(restart_host=True)
+    autostart.note_boot(cloud.node, cloud.host().machines.facts().boot_id)
+    usual = autostart._being_started
+
+    def others_are_quicker(node: Node, order: int) -> bool:
+        monkeypatch.undo()
+        autostart.start_due(node)
+        cloud.settle()
+        return usual(node, order)
+
+    monkeypatch.setattr(autostart, "_being_started", others_are_quicker)
+    autostart.start_due(cloud.node)
+    cloud.settle()
+    assert starts(cloud) == before + 1
+    assert Action.objects.filter(command="start_server").count() == 1
+
+
+def test_one_boot_is_noted_once(cloud: Cloud) -> None:
+    """Also by who saw the boot before in the moment in which another wrote down this one."""
+    line_up(cloud, 1)
+    node = cloud.node
+    with transaction.atomic():
+        Node.objects.filter(pk=node.pk).update(facts={**node.facts, "boot_id": "new"})
+        other = threading.Thread(target=at_once, args=[lambda: autostart.note_boot(node, "new")])
+        other.start()
+        clock.sleep(0.5)  # it waits for the row by now
+    other.join()
+    assert not Server.objects.filter(autostart_at__isnull=False).exists()
 
 
 def test_lower_orders_are_started_first_but_not_waited_for_for_ever(cloud: Cloud) -> None:

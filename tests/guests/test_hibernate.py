@@ -5,14 +5,15 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from paddock.base import clock
 from paddock.base.errors import DiskFull
-from paddock.hypervisor.qemu import copies, hibernate
+from paddock.hypervisor.qemu import copies, hibernate, media
 from paddock.hypervisor.qemu.driver import QemuHypervisor
-from paddock.machine.spec import Machine, Power
+from paddock.machine.spec import MIB, Attached, Machine, Power, Volume
 from paddock.machine.state import MachineState, Phase, Progress
 from tests.guests.qemu_node import Node, exists, until
 from tests.guests.test_qemu_hot import Running
@@ -182,6 +183,22 @@ def test_who_is_to_run_again_meanwhile_does(node: Node, monkeypatch: pytest.Monk
     monkeypatch.undo()
     hibernated(node, machine)
     assert woken(node, machine).cold_start == ""
+
+
+def test_volumes_keep_their_places_on_the_bus(node: Node) -> None:
+    """Where they are named in another order than they were plugged in."""
+    volumes = [Volume(uuid=uuid4(), size=8 * MIB) for _ in range(3)]
+    for volume in volumes:
+        node.host.volumes.ensure_volume(volume, 1)
+    named = [Attached(volume=v.uuid, serial=str(n)) for n, v in enumerate(volumes)]
+    machine = node.define(layout=2, volumes=(named[0], named[1]))
+    node.host.machines.power(machine.uuid, Power.ON_PAUSED, 1)
+    node.host.machines.ensure(machine.model_copy(update={"volumes": (named[1], named[2])}), 1)
+    assert node.host.machines.adapt(machine.uuid, 1).pending == ()
+    before = media.places(node.host.machines.running(machine.uuid))
+    hibernated(node, machine)
+    assert woken(node, machine).cold_start == ""
+    assert media.places(node.host.machines.running(machine.uuid)) == before
 
 
 def test_whose_end_nobody_asked_for(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
