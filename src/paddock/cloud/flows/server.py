@@ -50,7 +50,7 @@ from paddock.cloud.nodes import hypervisor
 from paddock.machine.spec import Power
 from paddock.machine.state import Phase
 
-READY_SECONDS = 600
+READY_SECONDS = 1800  # Debian, software emulation and a busy host together take a quarter of an hour
 ADAPT_SECONDS = 3600.0
 MAX_RESTARTS = 5  # by itself, one after another
 BIRTH = ("place", "image", "clone", "volumes", "cloud_init", "start")  # what fails here leaves no machine that runs

@@ -77,7 +77,7 @@ def agree(server: Server) -> bool:
 
 def patience(server: Server) -> float:
     """Seconds until the next look at a guest that boots: short at first, then 2 % of the time it has taken."""
-    return min(max(server.waited / 50, 0.15), 5.0)
+    return min(max(server.waited / 50, 0.15), 5.0 if server.waited < 600 else 20.0)
 
 
 def overtaken(server: Server) -> bool:
