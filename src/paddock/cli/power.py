@@ -9,6 +9,7 @@ import typer
 from paddock.base.errors import Conflict, PaddockError
 from paddock.cli import ask, follow, lookup, progress, server
 from paddock.cli.client import Api, Json
+from paddock.cli.complete import server_names
 from paddock.cli.fail import report, say
 from paddock.cli.output import Format, Output, show_json, stdout
 from paddock.cli.server import PANEL
@@ -17,7 +18,10 @@ from paddock.cli.session import api_of
 PATIENT = 300.0  # seconds; the control plane gives up earlier, and says why
 
 Servers = Annotated[
-    list[str] | None, typer.Argument(metavar="SERVER...", help="Names, ids, or node/number.", show_default=False)
+    list[str] | None,
+    typer.Argument(
+        metavar="SERVER...", help="Names, ids, or node/number.", show_default=False, autocompletion=server_names
+    ),
 ]
 All = Annotated[bool, typer.Option("--all", help="Every server of the project.")]
 Group = Annotated[str, typer.Option("-g", "--group", help="Every server of this group.")]

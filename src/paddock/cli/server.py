@@ -8,6 +8,7 @@ import typer
 from paddock.base.errors import Conflict
 from paddock.cli import ask, follow, lookup, progress
 from paddock.cli.client import Api, Json
+from paddock.cli.complete import server_names
 from paddock.cli.fail import say
 from paddock.cli.output import (
     Column,
@@ -26,7 +27,10 @@ from paddock.cli.output import (
 from paddock.cli.session import api_of
 
 PANEL = "Servers"
-Server = Annotated[str, typer.Argument(metavar="SERVER", help="Name, id, or node/number.", show_default=False)]
+Server = Annotated[
+    str,
+    typer.Argument(metavar="SERVER", help="Name, id, or node/number.", show_default=False, autocompletion=server_names),
+]
 
 app = typer.Typer(no_args_is_help=True, help="Servers: list, create, power, look inside.")
 
