@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Shell
 from tests.cli.server import Cloud
 
@@ -82,6 +84,16 @@ def test_bad_descriptions_name_the_place(paddock: Shell, cloud: Cloud, tmp_path:
     ):
         assert said in paddock.fails("apply", "-f", described(tmp_path, text), "-y")
     assert not cloud.servers
+
+
+@pytest.mark.parametrize("status", ["off", "paused", "hibernated"])
+def test_what_shall_run_is_started_from_wherever_it_is(
+    paddock: Shell, cloud: Cloud, tmp_path: Path, status: str
+) -> None:
+    cloud.add("web", status=status, labels={"paddock.stack": "default"})
+    file = described(tmp_path, "servers: [{name: web, image: tiny}]")
+    assert f"it is {status}" in paddock.ok("apply", "-f", file, "-y")
+    assert cloud.servers[1]["status"] == "running"
 
 
 def test_one_that_fails_stops_no_other(paddock: Shell, cloud: Cloud, tmp_path: Path) -> None:

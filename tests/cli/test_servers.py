@@ -46,6 +46,15 @@ def test_hibernate_and_wake(paddock: Shell, cloud: Cloud) -> None:
     assert asked == [["1", "actions", "hibernate"], ["1", "actions", "wake"]]
 
 
+def test_who_could_not_go_on_says_why(paddock: Shell, cloud: Cloud) -> None:
+    cloud.add("a", status="hibernated")
+    cloud.add("b", status="hibernated", x_problem="it started anew: its memory is damaged")
+    done = paddock.run("start", "--all")
+    assert done.stdout == "a is running\nb is running\n"
+    assert "b: it started anew: its memory is damaged" in done.stderr
+    assert "a: " not in done.stderr
+
+
 def test_set(paddock: Shell, cloud: Cloud) -> None:
     cloud.add("a", x_autostart={"enabled": True, "order": 2, "delay": 30, "at": None}, x_description="the shop")
     assert paddock.ok("server", "set", "a", "--autostart", "--delay", "0", "-d", "") == "a is changed\n"

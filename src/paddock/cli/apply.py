@@ -228,8 +228,8 @@ def _differences(part: Set, server: Json, wanted: Description) -> list[Change]:
     labels = {**server["labels"], **part.labels, STACK: wanted.stack}
     if labels != server["labels"]:
         changes.append(Change(name, "label", "its labels differ", "PUT", path, {"labels": labels}))
-    if part.state == "running" and server["status"] == "off":
-        changes.append(Change(name, "start", "it is off", "POST", f"{path}/actions/poweron"))
+    if part.state == "running" and server["status"] in ("off", "paused", "hibernated"):
+        changes.append(Change(name, "start", f"it is {server['status']}", "POST", f"{path}/actions/poweron"))
     if part.state == "off" and server["status"] == "running":
         changes.append(Change(name, "stop", "it runs", "POST", f"{path}/actions/shutdown"))
     return changes

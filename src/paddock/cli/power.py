@@ -1,12 +1,13 @@
 """Doing things to servers: power, pause, hibernate, delete; to one, several, a group or all."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from paddock.base.errors import Conflict, PaddockError
+from paddock.base.errors import Conflict, NotFound, PaddockError
 from paddock.cli import ask, follow, lookup, progress, server
 from paddock.cli.client import Api, Json
 from paddock.cli.complete import server_names
@@ -187,10 +188,22 @@ def _each(api: Api, found: Sequence[Json], verb: Verb, *, wait: bool, output: Fo
             say(f"{job.label}: {job.problem}", job.hint or verb.hint.format(name=job.label))
         elif output is Format.TABLE:
             stdout().print(f"{job.label} {verb.done}" if wait else f"{job.label}: {verb.action} is accepted")
+    if wait:
+        done = {(job.thing or {}).get("id") for job in jobs if not job.problem}
+        _tell_cold_starts(api, [s for s in found if s["status"] == "hibernated" and s["id"] in done])
     if output is Format.JSON:
         show_json([job.action for job in jobs])
     if failed or any(job.problem for job in jobs):
         raise typer.Exit(1)
+
+
+def _tell_cold_starts(api: Api, asleep: Sequence[Json]) -> None:
+    """Who was to go on where it was, and could not."""
+    for thing in asleep:
+        with suppress(NotFound):  # it was deleted
+            now = api.get(f"/v1/servers/{thing['id']}")["server"]
+            if now["status"] == "running" and now.get("x_problem"):
+                say(f"{now['name']}: {now['x_problem']}")
 
 
 def _ask(api: Api, thing: Json, verb: Verb) -> Json:

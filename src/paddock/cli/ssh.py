@@ -42,8 +42,8 @@ def ssh(
     """
     api = api_of(ctx)
     thing = lookup.server(api, server)
-    if thing["status"] == "off":
-        raise Conflict(f"{thing['name']} is off", hint=f"start it: paddock start {thing['name']}")
+    if thing["status"] in ("off", "paused", "hibernated"):  # a start goes on with each
+        raise Conflict(f"{thing['name']} is {thing['status']}", hint=f"start it: paddock start {thing['name']}")
     if not (no_wait or print_only or thing["x_ready"]["ready"]):
         thing = _wait(api, thing, timeout)
     argv = command_line(thing, login, command or [])
