@@ -46,4 +46,6 @@ def test_what_is_refused(ask: Caller, cloud: Cloud) -> None:
     without = {k: v for k, v in WANTED.items() if k != "x_iso"}
     assert "x_iso" in fields(ask.refused("POST", "/v1/servers", without, 422, "invalid_input"))["image"][0]
     assert "iso" in fields(ask.refused("POST", "/v1/servers", {**WANTED, "x_iso": "none"}, 422, "invalid_input"))
+    small = {**without, "image": "tiny", "x_firmware": "uefi"}
+    assert "256 MiB" in fields(ask.refused("POST", "/v1/servers", small, 422, "invalid_input"))["server_type"][0]
     assert not Server.objects.exists()

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 MAX_USER_DATA = 32 * 1024  # bytes: the limit that API clients know
+UEFI_FROM_MIB = 256  # with less memory OVMF has no room for itself and a kernel, and hangs
 MAX_VENDOR_DATA = 32 * 1024  # bytes of the cloud's base configuration
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -9,7 +9,7 @@ from paddock.api.paging import by_id_or_name
 from paddock.api.v1 import images, isos, placement_groups, server_types
 from paddock.cloud.flows import origin
 from paddock.cloud.models import Image, PlacementGroup, ServerType, Volume
-from paddock.machine.spec import GIB
+from paddock.machine.spec import GIB, UEFI_FROM_MIB
 
 MAX_NAMED = 20  # names that an error lists
 
@@ -69,6 +69,15 @@ def check_kernel_args(image: Image, arguments: str) -> None:
     if arguments and image.manifest and not image.made_of.direct_boot:
         what = f"image {image.name or image.pk} boots a kernel of its own: change them inside the server"
         raise invalid("x_kernel_args", what)
+
+
+def check_firmware(image: Image, plan: ServerType, asked: str | None) -> None:
+    """Raises ApiError when a plan has too little memory for UEFI; where an image that is not here yet asks for that, it
+    is told later."""
+    firmware = asked or (image.made_of.firmware if image.manifest else "")
+    if firmware == "uefi" and plan.memory_mib < UEFI_FROM_MIB:
+        what = f"to boot by UEFI takes {UEFI_FROM_MIB} MiB of memory, {plan.name} has {plan.memory_mib}"
+        raise invalid("server_type", what)
 
 
 def iso_of(request: HttpRequest, wanted: int | str) -> Image:

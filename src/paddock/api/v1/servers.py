@@ -15,6 +15,7 @@ from paddock.api.v1 import actions, ssh_keys
 from paddock.api.v1.common import Reply, check_place
 from paddock.api.v1.server_body import ChangeServer, CreateServer
 from paddock.api.v1.server_lookup import (
+    check_firmware,
     check_fits,
     check_kernel_args,
     group_of,
@@ -95,6 +96,7 @@ def _new(request: HttpRequest, body: CreateServer) -> tuple[Server, str | None]:
     plan, image = new_plan_of(body.server_type), image_for(request, body.image, body.x_iso)
     keys = ssh_keys.by_names(request, body.ssh_keys)
     check_fits(image, plan)
+    check_firmware(image, plan, body.x_firmware)
     check_kernel_args(image, body.x_kernel_args)
     password, password_hash = (None, "") if keys or image.type == "blank" else new_root_password()
     server = Server(

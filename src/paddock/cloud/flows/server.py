@@ -35,7 +35,7 @@ from paddock.cloud.flows.server_changes import (
 from paddock.cloud.flows.server_node import (
     KIND,
     agree,
-    check_can,
+    check_uefi,
     host_of,
     node_of,
     other_system,
@@ -83,7 +83,7 @@ class ServerFlow(ServerChanges):
                 return wait
             server.set(image_sha256=server.image.sha256, firmware=server.firmware or server.image.made_of.firmware)
         if server.firmware == "uefi":
-            check_can(server, "uefi", "boot by UEFI: install OVMF on it (apt-get install ovmf)")
+            check_uefi(server)
         if wait := bring.to_node(node_of(server), server.image, server.image_sha256):
             return wait
         if server.iso and (wait := bring.to_node(node_of(server), server.iso, server.iso.sha256)):

@@ -1,11 +1,12 @@
 """What the steps of a server's life look at and tell: its node, its machine there, its action."""
 
-from paddock.base.errors import Conflict, Unsupported
+from paddock.base.errors import Conflict, Invalid, Unsupported
 from paddock.cloud.flows import actions
 from paddock.cloud.models import Action, Image, Node, Server
 from paddock.cloud.models.server import Status
 from paddock.cloud.nodes import hypervisor
 from paddock.hypervisor.base import Hypervisor
+from paddock.machine.spec import UEFI_FROM_MIB
 from paddock.machine.state import MachineState, Phase
 
 KIND = "server"
@@ -42,6 +43,17 @@ def check_can(server: Server, what: str, words: str) -> None:
     """Raises Unsupported unless its node's driver has this capability."""
     if not getattr(host_of(server).machines.capabilities(), what):
         raise Unsupported(f"node {node_of(server).name} can't {words}")
+
+
+def check_uefi(server: Server) -> None:
+    """Raises Unsupported or Invalid unless it can boot by UEFI where it is."""
+    check_can(server, "uefi", "boot by UEFI: install OVMF on it (apt-get install ovmf)")
+    if server.memory_mib < UEFI_FROM_MIB:
+        raise Invalid(
+            f"to boot by UEFI takes {UEFI_FROM_MIB} MiB of memory, and server {server.name} has {server.memory_mib}",
+            hint="choose a larger server type",
+            field="server_type",
+        )
 
 
 def untold(server: Server) -> bool:

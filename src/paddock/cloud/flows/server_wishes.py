@@ -25,7 +25,7 @@ from paddock.cloud.flows import actions, claim, engine, quota
 from paddock.cloud.models import Action, Image, Node, PlacementGroup, Server, ServerType
 from paddock.cloud.models.server import Status
 from paddock.machine.cleaning import Trace
-from paddock.machine.spec import GIB
+from paddock.machine.spec import GIB, UEFI_FROM_MIB
 
 KIND = "server"
 UP = (Status.RUNNING, Status.PAUSED)
@@ -139,6 +139,10 @@ def _check_type(server: Server, plan: ServerType) -> None:
         raise InvalidServerType(f"server {server.name} is of type {plan.name} already", field="server_type")
     if plan.deprecated is not None:
         raise InvalidServerType(f"server type {plan.name} is deprecated", field="server_type")
+    if server.firmware == "uefi" and plan.memory_mib < UEFI_FROM_MIB:
+        raise InvalidServerType(
+            f"server {server.name} boots by UEFI, which takes {UEFI_FROM_MIB} MiB of memory", field="server_type"
+        )
     if plan.disk_gib < server.disk_gib:
         raise InvalidServerType(
             f"server type {plan.name} has {plan.disk_gib} GB of disk, server {server.name} has {server.disk_gib} GB",
