@@ -319,6 +319,8 @@ class Routes:
             return self._base(request.method, body)
         if kind in ("nodes", "statistics"):
             return JSONResponse({"nodes": NODES} if kind == "nodes" else STATISTICS)
+        if kind == "catalogue":
+            return JSONResponse({"catalogue": [{"name": "centos-6", "refused": "nobody could log in"}]})
         if kind == "images":
             return self._image(parts, body)
         server = self.cloud.servers.get(int(parts[1]))

@@ -58,6 +58,11 @@ def test_bad_files_are_refused_before_anything_is_announced(paddock: Shell, clou
     assert not cloud.requests
 
 
+def test_one_that_is_refused_says_why(paddock: Shell, cloud: Cloud) -> None:
+    assert "'centos-6' is refused: nobody could log in" in paddock.fails("image", "show", "centos-6")
+    assert "there is no image 'centos-5'" in paddock.fails("image", "show", "centos-5")
+
+
 def test_delete(paddock: Shell, cloud: Cloud) -> None:
     assert paddock.ok("image", "delete", "tiny") == "image tiny is deleted\n"
     assert set(cloud.images) == {2}

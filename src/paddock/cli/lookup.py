@@ -6,7 +6,7 @@ An id wins where a name consists of digits. What is not found is answered with w
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from paddock.base.errors import Invalid, NotFound
+from paddock.base.errors import Invalid, NotFound, Refused
 from paddock.cli.client import Api, Json
 
 FIRST = {
@@ -27,6 +27,8 @@ def find(api: Api, collection: str, ref: str) -> Json:
         else:
             return found
     named = [thing for thing in api.list(f"/v1/{collection}", {"name": ref}) if thing.get("name") == ref]
+    if not named and collection == "images":
+        _refuse_known(api, ref)
     return named[0] if named else _nearly(api, collection, ref)
 
 
@@ -54,6 +56,13 @@ def servers(api: Api, refs: Sequence[str], *, all: bool = False, group: str = ""
     if group and not found:
         raise NotFound(f"there is no server in group {group!r}", hint="`paddock ls --group G` shows a group's")
     return list({s["id"]: s for s in found}.values())
+
+
+def _refuse_known(api: Api, ref: str) -> None:
+    """Raises Refused for an image that the catalogue knows and does not offer: its reason says more than its name."""
+    for entry in api.get("/x/v1/catalogue")["catalogue"]:
+        if entry["name"] == ref and entry["refused"]:
+            raise Refused(f"image {ref!r} is refused: {entry['refused']}")
 
 
 def _nearly(api: Api, collection: str, ref: str) -> Json:
