@@ -61,6 +61,6 @@ def test_a_small_server_has_no_room_for_it(cloud: Cloud) -> None:
     server.refresh_from_db()
     assert server.status == "off"
     assert "to boot by UEFI takes 256 MiB of memory" in server.problem
-    larger = cloud.new_server("larger", plan="micro", firmware="uefi")
+    larger = cloud.running_server("larger", plan="micro", firmware="uefi")
     with pytest.raises(InvalidServerType, match="256 MiB"):
         wishes.change_type(larger, server.server_type, upgrade_disk=False, live=False, correlation_id="")
