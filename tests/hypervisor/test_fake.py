@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -365,10 +366,10 @@ def test_ports_in_use_are_known_to_the_next_process(tmp_path: Path) -> None:
 def test_thousands_of_machines(tmp_path: Path) -> None:
     fake = FakeHypervisor(tmp_path / "state")
     image = with_image(fake, tmp_path / "image").sha256
-    start = clock.monotonic()
+    spent = time.process_time()  # of ours: the machine has others
     machines = [started(fake, image, port=port) for port in range(1000, 2000)]
-    each = (clock.monotonic() - start) / len(machines)
-    assert each < 0.03, f"{each * 1000:.1f} ms per machine"
+    each = (time.process_time() - spent) / len(machines)
+    assert each < 0.02, f"{each * 1000:.1f} ms per machine"
     start = clock.monotonic()
     cursor = fake.machines.changes(0, 0).cursor
     waker = threading.Timer(0.05, fake.machines.power, (machines[0], Power.OFF, 1))
