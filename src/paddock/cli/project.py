@@ -23,7 +23,7 @@ Memory = Annotated[str | None, typer.Option(help=Most.format(" MiB of memory"), 
 Disk = Annotated[str | None, typer.Option(help=Most.format(" GiB of servers' disks"), show_default=False)]
 Volumes = Annotated[str | None, typer.Option(help=Most.format(""), show_default=False)]
 VolumeGib = Annotated[str | None, typer.Option(help=Most.format(" GiB of volumes"), show_default=False)]
-Snapshots = Annotated[str | None, typer.Option(help=Most.format(" snapshots and imported images"), show_default=False)]
+Snapshots = Annotated[str | None, typer.Option(help=Most.format(" images and ISOs of its own"), show_default=False)]
 
 
 def _limit(number: int, name: str) -> Column:
