@@ -61,7 +61,8 @@ def left(node: Node, machine: Machine) -> set[str]:
 
 @pytest.mark.slow
 def test_a_guest_goes_on_with_what_it_was_doing(node: Node) -> None:
-    guest = Running(node)
+    guest = Running(node, kernel_args="paddock.said=so")
+    assert "paddock.said=so" in guest.sh("cat /proc/cmdline")
     count = "n=0; while :; do n=$((n+1)); echo $n >/tmp/count; sleep 0.1; done"
     guest.sh(f"setsid sh -c '{count}' >/dev/null 2>&1 & echo $! >/tmp/pid; sleep 1")
     before = guest.sh("cat /proc/sys/kernel/random/boot_id /tmp/pid"), int(guest.sh("cat /tmp/count"))
