@@ -25,7 +25,7 @@ demo: ## A cloud on this machine with a Debian server in it
 
 test: setup lint ## Everything, real guests included (about 15 minutes on two cores without KVM)
 	$(BIN)/pytest -m "not guest and not slow" -q $(SIDE_BY_SIDE)
-	$(BIN)/pytest -m "guest or slow"
+	$(BIN)/pytest -m "guest or slow" -q -n 2 --dist loadfile
 
 check: setup lint ## Lint, types, import contracts and the fast tests (2 minutes)
 	$(BIN)/pytest -m "not guest and not slow" -q $(SIDE_BY_SIDE)

@@ -11,7 +11,7 @@ from paddock.cloud.models.server import Status
 from paddock.hypervisor.base import Hypervisor
 
 BOOT_SECONDS = 300.0  # for the guest agent of a guest that boots
-AGENT_SECONDS = 30.0  # for the guest agent of a guest that has booted
+AGENT_SECONDS = 90.0  # for the guest agent of a guest that has booted: on a busy host systemd reloads slowly
 MOUNT_TIMEOUT = 15.0  # seconds
 UNMOUNT_TIMEOUT = 10.0
 _NOT_YET = 75  # exit code of the script: the disk has not appeared
