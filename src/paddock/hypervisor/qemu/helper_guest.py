@@ -33,6 +33,7 @@ JOB_SECONDS = 900.0
 START_WAIT = 30.0  # seconds from exec until its port is there
 END_WAIT = 30.0  # from its last word until QEMU has closed the disk
 AT_ONCE = threading.BoundedSemaphore(2)  # of a node: their memory is nobody's share
+_PREPARING = threading.Lock()
 LINE, LINES = 4096, 2000  # bytes and number of what it may say
 SOCKET = "helper.sock"
 _CMDLINE = "console=ttyS0 quiet loglevel=3 panic=-1 rdinit=/helper/init"
@@ -99,11 +100,12 @@ def prepare(layout: Layout, rescue: ImageManifest, binary: Binary, accelerator: 
     scripts = _scripts()
     identity.make_directory(layout.helpers)
     initrd = layout.helpers / f"{rescue.sha256[:16]}-{scripts.digest}"
-    if not initrd.exists():
-        for old in layout.helpers.iterdir():
-            old.unlink(missing_ok=True)
-        files.write_whole(initrd, _aligned((image / Role.INITRD).read_bytes()) + scripts.archive, sync=False)
-    identity.give(initrd, writable=False)
+    with _PREPARING:
+        if not initrd.exists():
+            for old in layout.helpers.iterdir():
+                old.unlink(missing_ok=True)
+            files.write_whole(initrd, _aligned((image / Role.INITRD).read_bytes()) + scripts.archive, sync=False)
+        identity.give(initrd, writable=False)
     return Boot(image / Role.KERNEL, initrd, binary, accelerator)
 
 
