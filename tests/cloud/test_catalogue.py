@@ -39,7 +39,7 @@ class Publisher:
         self.publish("8M")
         self.entry = Entry(
             name=NAME, title="An image of the tests", folder=site.url("/images"), file="disk.qcow2",
-            checksums="SHA256SUMS", user="admin", guest_agent=True, firmware=("uefi",),
+            checksums="SHA256SUMS", user="admin", guest_agent=True, firmware=("bios",),
         )  # fmt: skip
         self.row = Image.objects.create(
             name=NAME, type="system", catalogue=True, url=self.entry.url, default_user="admin", cloud_init=True,
@@ -96,7 +96,7 @@ def test_fetched_once_at_its_first_use(cloud: Cloud, published: Publisher) -> No
     assert (row.state, row.problem, row.newer) == ("ready", "", "")
     assert row.version.startswith("sha256:")
     assert row.verified == "checksum by plain http; not signed by its publisher"
-    assert (row.made_of.firmware, row.made_of.guest_agent, row.made_of.default_user) == ("uefi", True, "admin")
+    assert (row.made_of.firmware, row.made_of.guest_agent, row.made_of.default_user) == ("bios", True, "admin")
     assert row.fetched_at
 
 
