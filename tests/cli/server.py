@@ -64,6 +64,7 @@ class Cloud:
                 (3, "medium", 4, 4.0, 80),
             )
         }
+        self.locations = {1: {"id": 1, "name": "local", "description": "This machine"}}
         self.images = {
             1: self._image(1, "tiny", "Linux and busybox", 0.0, "root", "ready"),
             2: self._image(2, "debian-12", "Debian 12 (bookworm)", 2.0, "debian", "absent"),
@@ -216,6 +217,7 @@ class Routes:
         return {
             "servers": self.cloud.servers, "images": self.cloud.images, "ssh_keys": self.cloud.keys,
             "server_types": self.cloud.types, "actions": self.cloud.actions,
+            "locations": self.cloud.locations,
         }  # fmt: skip
 
     async def answer(self, request: Request) -> Response:

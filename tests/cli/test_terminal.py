@@ -1,4 +1,4 @@
-"""What a person at a terminal sees and types: the console, live progress, menus, questions, Ctrl-C, ssh."""
+"""What a person at a terminal sees and types: the console, live progress, questions, Ctrl-C, ssh."""
 
 import os
 import signal
@@ -98,27 +98,6 @@ def test_ctrl_c_on_the_live_view_gives_the_cursor_back(paddock: Shell, cloud: Cl
         assert terminal.wait() == 130
     assert "\x1b[?25h" in shown
     assert "creation goes on: web-1 web-2 web-3" in shown
-
-
-def test_the_wizard_asks_for_what_is_missing(paddock: Shell, cloud: Cloud) -> None:
-    """C3, C6, C10 to C13."""
-    cloud.add("taken")
-    with on_terminal(paddock, "launch") as terminal:
-        assert "1) tiny" in terminal.until("Which [1]: ")
-        terminal.type("9\n")
-        terminal.until("say a number from 1 to 2")
-        terminal.until("Which [1]: ")
-        terminal.type("2\n")
-        terminal.until("Name [debian-12-")
-        terminal.type("Not_Valid\n")
-        terminal.until("a name has a-z")
-        terminal.type("taken\n")
-        terminal.until("there is already a server taken")
-        terminal.type("shop.example.com\n")
-        assert "2) small  2 CPU, 2G memory, 40G disk" in terminal.until("Which [1]: ")
-        terminal.type("small\n")
-        terminal.until("log in:  paddock ssh shop.example.com")
-    assert cloud.servers[2]["server_type"]["name"] == "small"
 
 
 def test_deleting_a_group_asks_first(paddock: Shell, cloud: Cloud) -> None:

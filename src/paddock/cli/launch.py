@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from paddock.base.errors import Invalid, NameTaken, PaddockError, Unavailable
-from paddock.cli import ask, follow, keys, lookup, names, progress, server
+from paddock.cli import follow, keys, lookup, names, progress, server, wizard
+from paddock.cli.amounts import gigabytes_of
 from paddock.cli.client import Api, Json
 from paddock.cli.fail import report
 from paddock.cli.output import Format, Output, Quiet, duration, show_json, stderr, stdout
@@ -100,7 +101,8 @@ def launch(
 ) -> None:
     """Create a server, start it and wait until you can log in.
 
-    Name, type and SSH key are chosen for you; without an image, on a terminal, it asks for what is missing.
+    Name, type and SSH key are chosen for you. Without an image it asks for all that you did not say, where a person
+    can be asked: image, name, CPU cores, RAM, disk.
 
     Examples:
       paddock launch debian-12
@@ -112,8 +114,12 @@ def launch(
     api = api_of(ctx)
     if from_file and (image or name or count):
         raise typer.BadParameter("--from-file says image, count and group itself: give no IMAGE, --name or --count")
+    wanted = (cpus, _gigabytes(memory, "memory"), _gigabytes(disk, "disk"))
     if not (image or from_file or iso):
-        image, name, type = ask.missing(api, image, name, type)
+        said = wizard.Wish(image, name, location, type, *wanted, several=count is not None)
+        said = wizard.asked(api, said)
+        image, name, location, type = said.image, said.name, said.location, said.type
+        wanted = (said.cpus, said.memory, said.disk)
     common = Order(
         image={}, server_type={}, name=name, count=count or 1, user_data=_user_data(user_data), restart=restart,
         labels=tuple(_label(text) for text in label or ()), group=group, role=role, several=count is not None,
@@ -121,7 +127,6 @@ def launch(
         volumes=tuple(int(lookup.find(api, "volumes", ref)["id"]) for ref in volume or ()),
         placement_group=int(lookup.find(api, "placement_groups", placement_group)["id"]) if placement_group else 0,
     )  # fmt: skip
-    wanted = (cpus, _gigabytes(memory, "memory"), _gigabytes(disk, "disk"))
     parts = _lines(from_file, common) if from_file else [(image, common)]
     orders = [_complete(api, ref, order, type, wanted) for ref, order in parts]
     key_ids = () if no_ssh_key else tuple(keys.chosen(api, ssh_key or []))
@@ -268,13 +273,10 @@ def _label(text: str) -> tuple[str, str]:
 
 
 def _gigabytes(text: str, field: str) -> float:
-    """2G, 2GiB, 512M or a bare number of GB."""
-    number = text.upper().removesuffix("IB").removesuffix("B")
-    unit = {"M": 1 / 1024, "G": 1.0, "T": 1024.0}.get(number[-1:], 0.0)
-    try:
-        return float(number[:-1] if unit else number) * (unit or 1.0) if number else 0.0
-    except ValueError as e:
-        raise Invalid(f"--{field} {text!r} is no amount: say 2G or 512M", field=field) from e
+    amount = gigabytes_of(text) if text else 0.0
+    if amount is None:
+        raise Invalid(f"--{field} {text!r} is no amount: say 2G or 512M", field=field)
+    return amount
 
 
 def _origin(order: Order) -> str:
