@@ -19,6 +19,17 @@ KINDS = [
 ]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test marked `on` is for hypervisors with one of its words in their name: the others don't have it."""
+    others = [item for item in items if (on := item.get_closest_marker("on")) and not _named(item, on.args)]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in set(others)]
+
+
+def _named(item: pytest.Item, words: tuple[str, ...]) -> bool:
+    return not set(words).isdisjoint(item.callspec.params["shared"].split("-"))  # type: ignore[attr-defined]
+
+
 @pytest.fixture(scope="session", params=KINDS)
 def shared(request: pytest.FixtureRequest) -> Iterator[Harness]:
     harness = Harness(request.param)

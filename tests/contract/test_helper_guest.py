@@ -44,20 +44,18 @@ def test_machine_or_helper_that_is_not_here(harness: Harness, made: Made, tmp_pa
         disks.snapshot(machine, uuid4(), str(tmp_path / "x"), 1, Cleaning(helper="0" * 64))
 
 
+@pytest.mark.on("agent")  # whose door looks at what comes in
 @pytest.mark.parametrize(("user", "hashed"), [("root", "x:0:0"), ("root", "$6$a\nroot:b"), ("a:b", HASH)])
 def test_what_would_break_the_file_is_not_let_through(
     harness: Harness, made: Made, tmp_path: Path, user: str, hashed: str
 ) -> None:
-    if not harness.kind.startswith("agent"):
-        pytest.skip("the agent's door looks at what comes in")
     image = helper_on(harness, tmp_path)
     with pytest.raises((Invalid, Refused)):
         harness.hypervisor.disks.set_password(made.new().uuid, user, hashed, image.sha256, 1)
 
 
+@pytest.mark.on("fake")  # tests/guests/test_helper_guest.py has real systems
 def test_done_and_done_again(harness: Harness, made: Made, tmp_path: Path) -> None:
-    if harness.real:
-        pytest.skip("tests/guests/test_helper_guest.py has real systems")
     machine, image, disks = made.new(), helper_on(harness, tmp_path), harness.hypervisor.disks
     for _ in range(2):
         assert disks.set_password(machine.uuid, "root", HASH, image.sha256, 1) == Progress(done=True)
@@ -90,9 +88,8 @@ def _started(harness: Harness, machine: object) -> bool:
     return True
 
 
+@pytest.mark.on("fake")  # tests/guests/test_helper_guest.py has real systems
 def test_a_copy_says_what_was_removed_and_what_is_shared(harness: Harness, made: Made, tmp_path: Path) -> None:
-    if harness.real:
-        pytest.skip("tests/guests/test_helper_guest.py has real systems")
     machine, image, snapshot = made.new(), helper_on(harness, tmp_path / "helper"), uuid4()
     target, disks = str(tmp_path / "copy"), harness.hypervisor.disks
     taken = until(
@@ -109,9 +106,8 @@ def test_an_ordinary_snapshot_is_not_cleaned(harness: Harness, made: Made, tmp_p
     assert (taken.done, taken.cleaned, taken.shared) == (True, (), ())
 
 
+@pytest.mark.on("fake")  # a real helper that does nothing has the disk until its time is over
 def test_a_disk_may_grow_after_it(harness: Harness, made: Made, tmp_path: Path) -> None:
-    if harness.real:
-        pytest.skip("a helper that does nothing has the disk until its time is over")
     machine, image, disks = made.new(), helper_on(harness, tmp_path), harness.hypervisor.disks
     disks.set_password(machine.uuid, "root", HASH, image.sha256, 1)
     disks.ensure_disk(machine.uuid, system_disk(machine.image, 2 * machine.system_disk.size), 1)

@@ -79,9 +79,8 @@ def test_power_off_drops_it(harness: Harness, made: Made) -> None:
     until(lambda: greetings(harness, machine), lambda times: times == 2)
 
 
+@pytest.mark.on("fence", "agent")  # which keep the fake's machines
 def test_it_outlives_the_process_that_serves_it(harness: Harness, made: Made) -> None:
-    if harness.kind == "fake":
-        pytest.skip("its machines are not kept by a fence")
     machine = booted(harness, made.new())
     hibernated(harness, machine)
     harness.restart()

@@ -54,9 +54,8 @@ def test_console_shows_the_past_first(hypervisor: Hypervisor, made: Made) -> Non
     anyio.run(talk)
 
 
+@pytest.mark.on("agent")  # a driver alone may serve one
 def test_an_agent_serves_many_consoles_of_one_machine(harness: Harness, made: Made) -> None:
-    if not harness.agent:
-        pytest.skip("a driver alone may serve one")
     machine = made.new()
     harness.hypervisor.machines.power(machine.uuid, Power.ON, 1)
     open_one = harness.hypervisor.streams.console
