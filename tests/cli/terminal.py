@@ -51,13 +51,14 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(shell: Shell, *words: str, columns: int = 80, **env: str) -> Iterator[Terminal]:
-    """Run `paddock` on a terminal; it is killed at the end if it still runs."""
+def on_terminal(shell: Shell, *words: str, columns: int = 80, mute: bool = False, **env: str) -> Iterator[Terminal]:
+    """Run `paddock` on a terminal, where `mute` leaves out stderr; it is killed at the end if it still runs."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     argv = ["setsid", "--ctty", *shell.argv(*words)]  # execs: not preexec_fn, which may hang beside threads
-    process = subprocess.Popen(argv, env={**shell.env, **env}, stdin=slave, stdout=slave, stderr=slave)
+    errors = subprocess.DEVNULL if mute else slave
+    process = subprocess.Popen(argv, env={**shell.env, **env}, stdin=slave, stdout=slave, stderr=errors)
     try:
         yield Terminal(master, slave, process)
     finally:

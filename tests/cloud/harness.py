@@ -205,7 +205,8 @@ def at_once(*calls: Callable[[], object]) -> list[object]:
 
 
 def _unfinished() -> list[tuple[Flow[Living], Living]]:
-    return [(f, r) for f in Flow.registry.values() for r in f.model._default_manager.filter(next_at__isnull=False)]
+    rows = ((f, f.model._default_manager.filter(next_at__isnull=False)) for f in Flow.registry.values())
+    return [(f, r) for f, found in rows for r in found.order_by("pk")]  # in the order in which they were asked for
 
 
 def _only_boots(row: Living) -> bool:

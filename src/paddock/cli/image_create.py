@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from paddock.base.errors import NameTaken
 from paddock.cli import lookup
 from paddock.cli.client import Json
 from paddock.cli.output import Format, Output, stdout
@@ -45,7 +46,11 @@ def create(
     body: Json = {"name": name, "keep": [k.value for k in keep or []], "labels": labels_of(label)}
     if description:
         body["description"] = description
-    answer = api.post(f"/x/v1/servers/{thing['id']}/actions/create_image", body)
+    try:
+        answer = api.post(f"/x/v1/servers/{thing['id']}/actions/create_image", body)
+    except NameTaken as e:
+        hint = f"choose another, or give that one another: paddock image rename {name} NEW"
+        raise NameTaken(f"there is already an image or ISO {name}", hint=hint) from e
     done = f"is image {name} now; use it: paddock launch {name}"
     until_done(api, str(thing["name"]), answer["action"], done, wait=not no_wait, output=output)
     if not no_wait and output is Format.TABLE:
