@@ -252,8 +252,9 @@ class _Work(threading.Thread):
         self._doing = f"cleaning the copy: {doing}"
 
     def _write(self, **changes: object) -> None:
-        self._record = self._record.model_copy(update=changes)
-        files.write_whole(_path(self._copy), self._record.model_dump_json().encode())
+        record = self._record.model_copy(update=changes)
+        files.write_whole(_path(self._copy), record.model_dump_json().encode())
+        self._record = record  # told only once it is kept
 
 
 def read_record(copy: Copy) -> Record | None:
