@@ -5,12 +5,13 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import IntegrityError, connection, transaction
 from django.db.models.functions import Now
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
-from paddock.cloud.models import Image, Server, Token
+from paddock.api.errors import known
+from paddock.cloud.models import Image, Server, Token, Volume
 from tests.api.caller import Caller
 from tests.api.keys import ed25519, rsa
 from tests.cloud.harness import Cloud
@@ -177,3 +178,9 @@ def test_an_error_of_ours_says_nothing_of_its_inside(ask: Caller) -> None:
     finally:
         Image.objects.filter(pk=tiny.pk).update(manifest=tiny.manifest)
     assert error["message"] == "an error of ours; the log has it under this correlation id"
+
+
+def test_what_was_named_and_went_before_the_commit_is_a_conflict(cloud: Cloud) -> None:
+    with pytest.raises(IntegrityError) as caught, transaction.atomic():
+        Volume.objects.create(project=cloud.project(), name="data", size_gib=10, server_id=2**40)
+    assert (known(caught.value).status, known(caught.value).code) == (409, "conflict")

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist, RequestDataTooBig
-from django.db import OperationalError
+from django.db import IntegrityError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
+from psycopg.errors import ForeignKeyViolation
 from psycopg_pool import PoolTimeout
 
 from paddock.base.errors import LimitExceeded, PaddockError
@@ -166,6 +167,8 @@ def known(error: Exception) -> ApiError:
             return no_route()
         case ObjectDoesNotExist():  # it went while we looked: another request, or its flow, was faster
             return missing("what was asked for")
+        case IntegrityError() if isinstance(error.__cause__, ForeignKeyViolation):  # the same, seen at the commit
+            return ApiError(409, "conflict", "something named here was deleted at the same time")
         case RequestDataTooBig():
             return too_large()
         case _:
