@@ -120,6 +120,14 @@ def until(true: Callable[[], bool]) -> None:
         clock.sleep(0.01)
 
 
+def test_a_server_of_an_iso_that_is_not_there_yet(anna: Person, cd: Path) -> None:  # noqa: F811
+    said = anna.fails("launch", "--iso", str(cd), "--name", "new")
+    assert f"there is no ISO '{cd}'\nhint: that is a file: `paddock iso import {cd}` brings it" in said
+    anna.ok("iso", "import", str(cd), "--name", "tools")
+    assert "did you mean tools?" in anna.fails("launch", "--iso", "tols", "--name", "new")
+    assert "new (n1/1000) boots the CD" in anna.ok("launch", "--iso", "tools", "--name", "new")
+
+
 def test_a_file_becomes_an_image(anna: Person, disk: Path) -> None:  # noqa: F811
     said = anna.ok("image", "import", disk, "--user", "debian", "--no-cloud-init", "--os-version", "12")
     assert said == "image some-disk is imported; use it: paddock launch some-disk\n"

@@ -38,8 +38,11 @@ def test_an_image_of_a_server(anna: Person, cloud: Cloud) -> None:  # noqa: F811
 def test_names_that_it_can_not_have(anna: Person, cloud: Cloud) -> None:  # noqa: F811
     cloud.running_server("web")
     anna.ok("image", "create", "base", "--from", "web")
-    for name in ("base", "tiny"):
-        assert name in anna.fails("image", "create", name, "--from", "web")
+    make_image("tools", "iso", Role.ISO, project=cloud.project())
+    for name in ("base", "tiny", "tools"):
+        assert f"there is already an image or ISO {name}\nhint: choose another NAME" in anna.fails(
+            "image", "create", name, "--from", "web"
+        )
     assert "nonsense" in anna.fails("image", "create", "x", "--from", "web", "--keep", "nonsense", code=2)
     assert anna.json("server", "show", "web")["status"] == "running"
 

@@ -25,6 +25,20 @@ def test_new_instances_run(paddock: Shell, cloud: Cloud) -> None:
     assert "there is no server 'n9/1'" in paddock.fails("run", "n9/1")
 
 
+def test_words_of_other_tools_are_answered(paddock: Shell, cloud: Cloud) -> None:
+    assert "paddock start --group G" in paddock.fails("vmlaunch", "pf1", code=2)
+    assert paddock.fails("nonsense", code=2).endswith("hint: paddock --help\n")
+    assert paddock.fails("image", "list", "create", code=2).endswith("hint: paddock image list --help\n")
+    assert "Start servers" in paddock.ok("help", "start")
+    assert "This machine" in paddock.ok("help")
+
+
+def test_a_group_in_the_place_of_a_server(paddock: Shell, cloud: Cloud) -> None:
+    cloud.add("web", x_group="pf1")
+    assert "there is no server 'pf1'\nhint: pf1 is a group: --group pf1\n" in paddock.fails("stop", "pf1")
+    assert "did you mean web?" in paddock.fails("stop", "wbe")
+
+
 def test_they_can_be_typed_at_the_prompt(paddock: Shell, cloud: Cloud) -> None:
     cloud.add("web", status="off")
     paddock.ok("shell", input="run n1/1000 # comment\nexit\n")

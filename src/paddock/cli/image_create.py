@@ -49,8 +49,7 @@ def create(
     try:
         answer = api.post(f"/x/v1/servers/{thing['id']}/actions/create_image", body)
     except NameTaken as e:
-        hint = f"choose another, or give that one another: paddock image rename {name} NEW"
-        raise NameTaken(f"there is already an image or ISO {name}", hint=hint) from e
+        raise NameTaken(f"there is already an image or ISO {name}", hint="choose another NAME") from e
     done = f"is image {name} now; use it: paddock launch {name}"
     until_done(api, str(thing["name"]), answer["action"], done, wait=not no_wait, output=output)
     if not no_wait and output is Format.TABLE:

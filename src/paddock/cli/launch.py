@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from paddock.base.errors import Invalid, NameTaken, PaddockError, Unavailable
+from paddock.base.errors import Invalid, NameTaken, NotFound, PaddockError, Unavailable
 from paddock.cli import follow, keys, lookup, names, progress, server, wizard
 from paddock.cli.amounts import gigabytes_of
 from paddock.cli.client import Api, Json
@@ -123,7 +123,8 @@ def launch(
     common = Order(
         image={}, server_type={}, name=name, count=count or 1, user_data=_user_data(user_data), restart=restart,
         labels=tuple(_label(text) for text in label or ()), group=group, role=role, several=count is not None,
-        location=location, start=not no_start, base=not no_base, firmware=firmware or "", automount=automount, iso=iso,
+        location=location, start=not no_start, base=not no_base, firmware=firmware or "", automount=automount,
+        iso=_iso(api, iso) if iso else "",
         volumes=tuple(int(lookup.find(api, "volumes", ref)["id"]) for ref in volume or ()),
         placement_group=int(lookup.find(api, "placement_groups", placement_group)["id"]) if placement_group else 0,
     )  # fmt: skip
@@ -249,6 +250,18 @@ def _lines(path: str, common: Order) -> list[tuple[str, Order]]:
     if not orders:
         raise Invalid(f"{path} names no image", field="from_file", hint="a line looks like debian-12:3:pf1:web")
     return orders
+
+
+def _iso(api: Api, ref: str) -> str:
+    """The ISO, which must be in the cloud. Raises NotFound."""
+    try:
+        lookup.find(api, "isos", ref)
+    except NotFound as error:
+        if Path(ref).is_file():
+            hint = f"that is a file: `paddock iso import {ref}` brings it, and says what it is called"
+            raise NotFound(error.message, hint=hint) from error
+        raise
+    return ref
 
 
 def _user_data(path: str) -> str:

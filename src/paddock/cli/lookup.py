@@ -50,12 +50,21 @@ def servers(api: Api, refs: Sequence[str], *, all: bool = False, group: str = ""
     if sum((bool(refs), all, bool(group))) != 1:
         raise Invalid("say which servers: names or ids, or --all, or --group G", hint="`paddock ls` shows them all")
     if refs:
-        found = [server(api, ref) for ref in refs]
+        found = [_server_or_hint(api, ref) for ref in refs]
     else:
         found = [s for s in api.list("/v1/servers") if all or s.get("x_group") == group]
     if group and not found:
         raise NotFound(f"there is no server in group {group!r}", hint="`paddock ls --group G` shows a group's")
     return list({s["id"]: s for s in found}.values())
+
+
+def _server_or_hint(api: Api, ref: str) -> Json:
+    try:
+        return server(api, ref)
+    except NotFound as error:
+        if any(s.get("x_group") == ref for s in api.list("/v1/servers")):
+            raise NotFound(error.message, hint=f"{ref} is a group: --group {ref}") from error
+        raise
 
 
 def _refuse_known(api: Api, ref: str) -> None:

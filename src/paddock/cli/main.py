@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 130 Ctrl-C; `ssh` and `
 
 import contextlib
 import os
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -174,6 +175,8 @@ manners.apply(app)
 
 def run(argv: list[str]) -> int:
     """Run one command line. Answers its exit code; prints what went wrong."""
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
     try:
         return int(app(argv, prog_name="paddock", standalone_mode=False) or 0)
     except typer.TyperException as error:
@@ -207,7 +210,8 @@ def _usage(error: typer.TyperException) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "paddock"
     said = error.format_message().removeprefix("Invalid value: ").replace("Value error, ", "").rstrip(".")
-    say(said, f"{path} --help")
+    typed = re.match("No such command '([^']+)'", said) if context and context.parent is None else None
+    say(said, words.ELSEWHERE.get(typed[1] if typed else "") or f"{path} --help")
     return error.exit_code
 
 

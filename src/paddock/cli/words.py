@@ -10,6 +10,14 @@ from paddock.cli.output import Column, Format, Output, show_rows, stdout
 from paddock.cli.session import api_of
 from paddock.cli.wait import until_done
 
+# What other tools call things, and what to type here.
+ELSEWHERE = {
+    "vm": "paddock start NAME, paddock ssh NAME", "vmcreate": "paddock iso import FILE, paddock launch --iso NAME",
+    "vminstantiate": "paddock launch IMAGE --count N, paddock apply -f FILE", "vmlaunch": "paddock start --group G",
+    "vmrunning": "paddock ls --status running", "vmstop": "paddock stop --group G", "cld-cmcreate": "paddock launch",
+    "list": "paddock ls", "create": "paddock launch IMAGE", "delete": "paddock rm NAME",
+}  # fmt: skip
+
 COLUMNS = (
     Column("ID", lambda s: s.get("x_name") or s["id"]),
     Column("TEMPLATE", lambda s: (s.get("image") or {}).get("name"), least=8),
