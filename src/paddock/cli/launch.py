@@ -101,8 +101,7 @@ def launch(
 ) -> None:
     """Create a server, start it and wait until you can log in.
 
-    Name, type and SSH key are chosen for you. Without an image it asks for all that you did not say, where a person
-    can be asked: image, name, CPU cores, RAM, disk.
+    Name, type and SSH key are chosen for you. Without an image, on a terminal, it asks for all that you did not say.
 
     Examples:
       paddock launch debian-12
@@ -114,22 +113,18 @@ def launch(
     api = api_of(ctx)
     if from_file and (image or name or count):
         raise typer.BadParameter("--from-file says image, count and group itself: give no IMAGE, --name or --count")
-    wanted = (cpus, _gigabytes(memory, "memory"), _gigabytes(disk, "disk"))
+    said = wizard.Wish(image, name, location, type, *_size(cpus, memory, disk), several=count is not None)
     if not (image or from_file or iso):
-        said = wizard.Wish(image, name, location, type, *wanted, several=count is not None)
         said = wizard.asked(api, said)
-        image, name, location, type = said.image, said.name, said.location, said.type
-        wanted = (said.cpus, said.memory, said.disk)
     common = Order(
-        image={}, server_type={}, name=name, count=count or 1, user_data=_user_data(user_data), restart=restart,
-        labels=tuple(_label(text) for text in label or ()), group=group, role=role, several=count is not None,
-        location=location, start=not no_start, base=not no_base, firmware=firmware or "", automount=automount,
-        iso=_iso(api, iso) if iso else "",
-        volumes=tuple(int(lookup.find(api, "volumes", ref)["id"]) for ref in volume or ()),
+        image={}, server_type={}, name=said.name, count=count or 1, user_data=_user_data(user_data), restart=restart,
+        labels=tuple(_label(text) for text in label or ()), group=group, role=role, several=said.several,
+        location=said.location, start=not no_start, base=not no_base, firmware=firmware or "", automount=automount,
+        volumes=tuple(int(lookup.find(api, "volumes", ref)["id"]) for ref in volume or ()), iso=_iso(api, iso),
         placement_group=int(lookup.find(api, "placement_groups", placement_group)["id"]) if placement_group else 0,
     )  # fmt: skip
-    parts = _lines(from_file, common) if from_file else [(image, common)]
-    orders = [_complete(api, ref, order, type, wanted) for ref, order in parts]
+    parts = _lines(from_file, common) if from_file else [(said.image, common)]
+    orders = [_complete(api, ref, order, said.type, said.size) for ref, order in parts]
     key_ids = () if no_ssh_key else tuple(keys.chosen(api, ssh_key or []))
     orders = [replace(order, ssh_keys=key_ids) for order in orders]
     until = follow.Until.ENDED if no_start or (iso and not image) else follow.Until.READY
@@ -253,15 +248,14 @@ def _lines(path: str, common: Order) -> list[tuple[str, Order]]:
 
 
 def _iso(api: Api, ref: str) -> str:
-    """The ISO, which must be in the cloud. Raises NotFound."""
+    """The ISO, which must be in the cloud; empty if none is wanted. Raises NotFound."""
     try:
-        lookup.find(api, "isos", ref)
+        return ref and str(lookup.find(api, "isos", ref)["name"])
     except NotFound as error:
         if Path(ref).is_file():
             hint = f"that is a file: `paddock iso import {ref}` brings it, and says what it is called"
             raise NotFound(error.message, hint=hint) from error
         raise
-    return ref
 
 
 def _user_data(path: str) -> str:
@@ -283,6 +277,10 @@ def _label(text: str) -> tuple[str, str]:
     if not key or not equals:
         raise Invalid(f"--label {text!r} is not key=value", field="labels")
     return key, value
+
+
+def _size(cpus: int, memory: str, disk: str) -> tuple[int, float, float]:
+    return cpus, _gigabytes(memory, "memory"), _gigabytes(disk, "disk")
 
 
 def _gigabytes(text: str, field: str) -> float:

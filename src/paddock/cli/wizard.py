@@ -32,6 +32,11 @@ class Wish:
     disk: float = 0.0
     several: bool = False
 
+    @property
+    def size(self) -> tuple[int, float, float]:
+        """CPU cores, and GB of memory and disk."""
+        return self.cpus, self.memory, self.disk
+
 
 @dataclass(frozen=True)
 class _Size:
