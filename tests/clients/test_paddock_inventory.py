@@ -32,7 +32,8 @@ PLAYBOOK = """
 def test_a_playbook_finds_servers_by_group_and_logs_in(place: Place, tmp_path: Path) -> None:
     env = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path / "config"), "LC_ALL": "C.UTF-8",
            "PADDOCK_STATE_DIR": str(place.stack.state.root), "ANSIBLE_HOME": str(tmp_path), "ANSIBLE_NOCOLOR": "1",
-           "ANSIBLE_INVENTORY_ENABLED": "script"}  # fmt: skip
+           "ANSIBLE_INVENTORY_ENABLED": "script",
+           "ANSIBLE_SSH_CONTROL_PATH_DIR": str(place.stack.state.run)}  # fmt: skip
     words = ["launch", "tiny", "--type", "nano", "--name", "shop", "--count", "2", "--group", "shop", "--role", "web",
              "--label", "env=test"]  # fmt: skip
     run([sys.executable, "-m", "paddock.cli.main", *words], env=env, timeout=200)

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from paddock.base.run import run
-from tests.guests.stack import Stack, stack
+from tests.guests.stack import Stack, stack, until
 from tests.support_images import built_image
 
 pytestmark = [
@@ -15,7 +16,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system"),
 ]
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 
 
 @pytest.fixture
@@ -37,9 +38,15 @@ def fill(place: Path, leave: int) -> Path:
     return ballast
 
 
+def create(cloud: Stack, name: str, **fields: Any) -> tuple[int, int]:
+    """Ask for a server while the node is still taken to have much room, as it had when it last said so."""
+    cloud.rows(f"UPDATE cloud_node SET facts = jsonb_set(facts, '{{disk_free}}', '{2**40}')")
+    return cloud.create(name, **fields)
+
+
 def refused(cloud: Stack, name: str, code: str, others: int = 0) -> None:
     """A create fails, says why, and leaves nothing behind once it is deleted."""
-    server, action = cloud.create(name, start_after_create=False)
+    server, action = create(cloud, name, start_after_create=False)
     error = cloud.ended(action)["error"]
     assert error["code"] == code, error
     assert "full" in error["message"] or "bytes are free" in error["message"]
@@ -48,6 +55,15 @@ def refused(cloud: Stack, name: str, code: str, others: int = 0) -> None:
     assert (shown["status"], shown["x_problem"]) == ("off", error["message"])
     cloud.remove(server)
     assert len(cloud.servers()) == len(cloud.machine_dirs()) == others
+
+
+def asked_too_late(cloud: Stack) -> None:
+    """Once the node has said how full it is, nothing more is accepted for it."""
+    free = "SELECT (facts->>'disk_free')::bigint FROM cloud_node"
+    until(lambda: cloud.rows(free)[0][0] < GIB, 30, "the node to say how full it is")
+    answer = cloud.api.post("/v1/servers", json={"name": "late", "server_type": "nano", "image": "tiny"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (412, "resource_unavailable")
+    assert "of its disk really free" in answer.json()["error"]["message"]
 
 
 def test_full_disk(small: Path) -> None:
@@ -59,17 +75,18 @@ def test_full_disk(small: Path) -> None:
         ballast = fill(small, leave=2 * MIB)
         refused(cloud, "no-room-for-the-image", "refused")
         ballast.unlink()
-        runs, action = cloud.create("there-is-room", x_start_paused=True)
+        runs, action = create(cloud, "there-is-room", x_start_paused=True)
         cloud.done(action)
-        stopped, action = cloud.create("to-be-stopped", x_start_paused=True)
+        stopped, action = create(cloud, "to-be-stopped", x_start_paused=True)
         cloud.done(action)
         ballast = fill(small, leave=0)
         refused(cloud, "no-room-for-the-disk", "disk_full", others=2)
+        asked_too_late(cloud)
         cloud.done(cloud.power(stopped, "poweroff"))
         cloud.remove(stopped, runs)
         ballast.unlink()
         cloud.nothing_left()
-        server, action = cloud.create("room-again", x_start_paused=True)
+        server, action = create(cloud, "room-again", x_start_paused=True)
         cloud.done(action)
         cloud.remove(server)
         cloud.nothing_left()

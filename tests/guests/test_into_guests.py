@@ -113,7 +113,9 @@ def _keys_and_a_lasting_console(cloud: Stack, web: dict[str, Any]) -> None:
         assert console.stdout
         console.stdin.close()
         assert os.read(console.stdout.fileno(), 65536), "what it said before"
+        restarts = cloud.restarts("agent-n1")
         assert cloud.kill("agent-n1")
+        until(lambda: cloud.restarts("agent-n1") > restarts, 20, "the agent to start again")
         cloud.wait_ready()
         paddock(cloud, "server", "send-key", "web", "ctrl-alt-delete")
         heard = b""
