@@ -23,7 +23,7 @@ demo: ## A cloud on this machine with a Debian server in it
 	@scripts/setup --run-only
 	@scripts/demo
 
-test: setup lint ## Everything, real guests included (about 15 minutes on two cores without KVM)
+test: setup lint ## Everything, real guests included (about 25 minutes on two cores without KVM)
 	$(BIN)/pytest -m "not guest and not slow" -q $(SIDE_BY_SIDE)
 	$(BIN)/pytest -m "guest or slow" -q -n 2 --dist loadfile
 

@@ -5,13 +5,12 @@ copy of that lies.
 """
 
 import json
-import re
 from typing import Any
 
 from django.test import Client
 
 from paddock.cloud.models import Project, Token
-from tests.clients.specification import Answer, Specification
+from tests.clients.specification import hold_against_specification
 
 
 class Caller:
@@ -57,14 +56,3 @@ class Caller:
 def fields(error: dict[str, Any]) -> dict[str, list[str]]:
     """What an error complains of, field by field."""
     return {f["name"]: f["messages"] for f in error["details"]["fields"]}
-
-
-def hold_against_specification(method: str, path: str, response: Any) -> None:
-    """Fails for an answer that clients would not understand."""
-    known, bare = Specification.load(), re.sub("/{2,}", "/", path.partition("?")[0]).rstrip("/")
-    if known is None or not bare.startswith("/v1/") or method not in ("GET", "POST", "PUT", "DELETE"):
-        return
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    answer = Answer(method, bare.removeprefix("/v1"), response.status_code, headers, response.content)
-    violations = known.violations(answer)
-    assert violations == [], violations

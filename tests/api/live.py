@@ -12,6 +12,7 @@ import httpx
 from paddock.base import clock
 from paddock.base.run import spawn
 from paddock.base.statedir import STATE_ENV
+from tests.clients.specification import judge
 from tests.cloud import database
 
 START_SECONDS = 30.0
@@ -28,7 +29,9 @@ class LiveApi:
         environment = {**os.environ, STATE_ENV: str(self.state.root)}
         self.log = self.state.log / "api.log"
         self.process = spawn([sys.executable, "-m", "paddock.api"], output=self.log, env=environment)
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=20)
+        self.http = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=20, event_hooks={"response": [judge]}
+        )
 
     @property
     def websocket(self) -> str:

@@ -28,6 +28,8 @@ from tests.cli.terminal import on_terminal
 from tests.cli.test_help import _check_call
 from tests.cloud.harness import Cloud, make_image
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "coming-from.md"
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PROMPT = "paddock> "

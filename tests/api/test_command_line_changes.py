@@ -12,6 +12,8 @@ from paddock.machine.image import Role
 from tests.api.shells import Person, anna, reader  # noqa: F401  # fixtures
 from tests.cloud.harness import Cloud, make_image
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def web(anna: Person, cloud: Cloud) -> str:  # noqa: F811

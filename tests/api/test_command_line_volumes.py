@@ -8,6 +8,8 @@ from tests.api.shells import Person, anna, reader  # noqa: F401  # fixtures
 from tests.cli.terminal import on_terminal
 from tests.cloud.harness import Cloud
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def data(anna: Person) -> str:  # noqa: F811

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jsonschema
 
 FILE = Path(__file__).parents[2].parent / "shared" / "hcloud" / "openapi.json.gz"
@@ -174,3 +175,28 @@ def _generality(template: str) -> tuple[int, str]:
 
 def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(template)))
+
+
+def hold_against_specification(method: str, path: str, response: Any) -> None:
+    """Fails for an answer that clients would not understand."""
+    known, bare = Specification.load(), re.sub("/{2,}", "/", path.partition("?")[0]).rstrip("/")
+    if known is None or not bare.startswith("/v1/") or method not in ("GET", "POST", "PUT", "DELETE"):
+        return
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    answer = Answer(method, bare.removeprefix("/v1"), response.status_code, headers, response.content)
+    violations = known.violations(answer)
+    assert violations == [], violations
+
+
+def judge(response: httpx.Response) -> None:
+    """The same for httpx, as its hook for responses; what has been said before is not judged again."""
+    request = response.request
+    if not request.url.path.startswith("/v1/"):
+        return
+    said = hash((request.method, request.url.path, response.status_code, response.read()))
+    if said not in _judged:
+        hold_against_specification(request.method, request.url.path, response)
+        _judged.add(said)
+
+
+_judged: set[int] = set()

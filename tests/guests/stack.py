@@ -27,6 +27,7 @@ from paddock.base.statedir import StateDir
 from paddock.images.progress import StatusFile
 from paddock.service import procs, state
 from paddock.service.supervisor import recorded
+from tests.clients.specification import judge
 from tests.support_images import built_image
 from tests.support_ports import free_ports, is_free
 
@@ -131,7 +132,10 @@ class Stack:
             base = self.state.api_url.read_text().strip()
             trust = ssl.create_default_context(cafile=self.state.ca) if base.startswith("https:") else False
             headers = {"Authorization": f"Bearer {token}"}
-            self._client = httpx.Client(base_url=base, headers=headers, timeout=30, trust_env=False, verify=trust)
+            self._client = httpx.Client(
+                base_url=base, headers=headers, timeout=30, trust_env=False, verify=trust,
+                event_hooks={"response": [judge]},
+            )  # fmt: skip
         return self._client
 
     def get(self, path: str, **params: Any) -> Any:

@@ -17,6 +17,8 @@ from paddock.service.pgprograms import Programs
 from paddock.service.postgres import Cluster, choose, majors
 from tests.service.conftest import as_root, furnish, prepared, servers_of, start
 
+pytestmark = pytest.mark.slow
+
 FIND = pgprograms.find  # the real one: tests replace it
 
 
