@@ -75,15 +75,17 @@ MOMENTS += [(command, steps[0], "before") for command, steps in LIVES.items()]
 MOMENTS += [(*point, f"after {ms} ms") for point in EFFECTS for ms in (5, 50)]
 
 on_qemu = pytest.param("qemu", marks=[pytest.mark.guest, pytest.mark.slow])
+BASIC = ("create_server", "delete_server")
 LATER = [pytest.mark.slow]  # each is fast; all of them together are too much for `make check`
 
 
 def where(points: list[tuple[str, str]], on_qemu_too: list[tuple[str, str]], later: bool) -> pytest.MarkDecorator:
-    """These steps on the fake, and some of them on QEMU too. `later`: those of changes are not in `make check`."""
-    marks = {True: LATER, False: []}
+    """These steps on the fake, and some of them on QEMU too. In `make check` are those of every server's beginning and
+    end, and unless `later`, those of changes."""
+    now = {point for point in points if point[0] in BASIC or (point in POINTS_OF_CHANGES and not later)}
     return pytest.mark.parametrize(
         ("command", "step", "agent"),
-        [pytest.param(*point, "fake", marks=marks[later and point in POINTS_OF_CHANGES]) for point in points]
+        [pytest.param(*point, "fake", marks=[] if point in now else LATER) for point in points]
         + [pytest.param(*point, "qemu", marks=on_qemu.marks) for point in points if point in on_qemu_too],
         indirect=["agent"],
     )
