@@ -27,7 +27,7 @@ test: setup lint ## Everything, real guests included (about 25 minutes on two co
 	$(BIN)/pytest -m "not guest and not slow" -q $(SIDE_BY_SIDE)
 	$(BIN)/pytest -m "guest or slow" -q -n 2 --dist loadfile
 
-check: setup lint ## Lint, types, import contracts and the fast tests (2 minutes)
+check: setup lint ## Lint, types, import contracts and the fast tests (a little over 2 minutes)
 	$(BIN)/pytest -m "not guest and not slow" -q $(SIDE_BY_SIDE)
 
 lint: setup
