@@ -99,6 +99,33 @@ def test_filters(query: str, found: list[int], ask: Caller) -> None:
     assert names(ask.ok("GET", f"/v1/servers?{query}")) == found
 
 
+@pytest.mark.parametrize(("query", "found"), [
+    ("status=running", {"running": "running", "paused": "running"}),
+    ("status=off", {"off": "off", "hibernated": "off"}), ("x_status=paused", {"paused": "running"}),
+    ("x_status=hibernated&x_status=off", {"hibernated": "off", "off": "off"}),
+    ("status=off&x_status=paused", {}),
+])  # fmt: skip
+def test_servers_that_stand_still_are_shown_and_found_as_clients_know_them(
+    query: str, found: dict[str, str], ask: Caller
+) -> None:
+    """In words that strict clients take, and in ours beside them."""
+    chosen = list(Server.objects.order_by("id")[:4])
+    before = {server.pk: server.status for server in chosen}
+    try:
+        for server, status in zip(chosen, ("running", "off", "paused", "hibernated"), strict=True):
+            Server.objects.filter(pk=server.pk).update(status=status)
+        servers = ask.ok("GET", f"/v1/servers?{query}")["servers"]
+    finally:
+        for pk, status in before.items():
+            Server.objects.filter(pk=pk).update(status=status)
+    assert {s["x_status"]: s["status"] for s in servers if s["id"] in before} == found
+
+
+def test_our_own_states_are_no_status(ask: Caller) -> None:
+    for word in ("paused", "hibernated"):
+        ask.refused("GET", f"/v1/servers?status={word}", None, 422, "invalid_input")
+
+
 @pytest.mark.parametrize(("path", "count"), [
     ("/v1/images?name=tiny&architecture=x86", 1), ("/v1/images?architecture=arm", 0), ("/v1/images?type=backup", 0),
     ("/v1/images?type=system&type=snapshot&status=available&name=tiny", 1), ("/v1/images?bound_to=4", 0),

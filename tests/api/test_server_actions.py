@@ -64,6 +64,33 @@ def test_power(web: Web) -> None:
         assert web.shown()["status"] == status
 
 
+def test_power_of_what_is_paused(web: Web, cloud: Cloud) -> None:
+    """Clients see one that runs: power on, power off and reset do what they say, and what its guest must do fails with
+    a reason instead of pretending."""
+    for command, shown in (("poweron", "running"), ("reset", "running"), ("poweroff", "off")):
+        web.post("poweron")
+        succeeded(web, cloud, "pause")
+        assert (web.shown()["status"], web.shown()["x_status"]) == ("running", "paused")
+        for unheard in ("shutdown", "reboot"):
+            assert "is paused: nobody can" in web.failed(unheard)["message"]
+        web.post(command)
+        assert (web.shown()["status"], web.shown()["x_status"]) == (shown, shown)
+
+
+def test_power_of_what_is_hibernated(web: Web, cloud: Cloud) -> None:
+    """Clients see one that is off: a power on wakes it."""
+    succeeded(web, cloud, "hibernate")
+    assert (web.shown()["status"], web.shown()["x_status"]) == ("off", "hibernated")
+    web.post("poweron")
+    assert (web.shown()["status"], web.shown()["x_status"]) == ("running", "running")
+
+
+def succeeded(web: Web, cloud: Cloud, command: str) -> None:
+    """An action beyond what clients know."""
+    web.ask.ok("POST", f"/x/v1/servers/{web.id}/actions/{command}")
+    cloud.settle()
+
+
 def test_reset_password(web: Web) -> None:
     said = web.post("reset_password")
     assert said["action"]["command"] == "reset_password"

@@ -26,6 +26,7 @@ BASE = "#cloud-config\nruncmd:\n  - [echo, hello]\n"
 STATUS_AFTER = {
     "poweron": "running", "resume": "running", "wake": "running", "pause": "paused", "hibernate": "hibernated",
 }  # fmt: skip
+SHOWN = {"paused": "running", "hibernated": "off"}
 STEPS = ("place", "image", "clone", "cloud_init", "start")
 
 
@@ -199,8 +200,10 @@ def _invalid(field: str, what: str) -> Problem:
 
 
 def _public(value: Any) -> Any:
-    """Without what only we know."""
+    """Without what only we know; a server's state in the words of clients too."""
     if isinstance(value, dict):
+        if "x_uuid" in value:
+            value = {**value, "x_status": value["status"], "status": SHOWN.get(value["status"], value["status"])}
         return {k: _public(v) for k, v in value.items() if not str(k).startswith("_")}
     return [_public(v) for v in value] if isinstance(value, list) else value
 
@@ -271,6 +274,8 @@ class Routes:
         for field in ("name", "status"):
             if wanted := request.query_params.get(field):
                 things = [t for t in things if t.get(field) == wanted]
+        if wanted := request.query_params.get("x_status"):
+            things = [t for t in things if t["status"] == wanted]
         if selector := request.query_params.get("label_selector"):
             name, _, value = selector.partition("=")
             things = [t for t in things if t["labels"].get(name) == value]

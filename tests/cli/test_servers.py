@@ -165,3 +165,17 @@ def test_ssh_keys(paddock: Shell, cloud: Cloud) -> None:
     assert paddock.ok("ssh-key", "list", "-q") == "anna\n"
     assert paddock.ok("ssh-key", "delete", "anna") == "SSH key anna is deleted\n"
     assert not cloud.keys
+
+
+def test_a_state_of_ours_is_shown_found_and_answered(paddock: Shell, cloud: Cloud) -> None:
+    """The API's word for what is paused is running, for what is hibernated, off."""
+    for name, state in (("a", "paused"), ("b", "hibernated"), ("c", "running"), ("d", "off")):
+        cloud.add(name, status=state)
+    assert [(s["name"], s["status"]) for s in json.loads(paddock.ok("ls", "-o", "json"))] == [
+        ("a", "running"), ("b", "off"), ("c", "running"), ("d", "off")
+    ]  # fmt: skip
+    assert paddock.ok("ls", "-q", "--status", "paused") == "a\n"
+    assert paddock.ok("ls", "-q", "--status", "running") == "c\n"
+    assert "Status:       hibernated\n" in paddock.ok("server", "show", "b")
+    assert "a is paused" in paddock.fails("ssh", "a")
+    assert json.loads(paddock.ok("inventory"))["all"]["hosts"] == ["c"]

@@ -1,7 +1,11 @@
 """Servers that stand still, and go on."""
 
+from collections.abc import Callable
+from datetime import timedelta
+
 import pytest
 
+from paddock.base import clock
 from paddock.base.errors import Conflict
 from paddock.cloud.flows import node as watching
 from paddock.cloud.flows import server
@@ -46,6 +50,22 @@ def test_a_start_goes_on_with_what_is_paused(cloud: Cloud) -> None:
     row = cloud.running_server()
     succeeded(cloud, wishes.pause(row, ""))
     succeeded(cloud, server.ask(row, "start_server"))
+    assert (status(row), phase(cloud, row)) == ("running", Phase.RUNNING)
+
+
+def test_a_start_of_what_is_paused_leaves_it_the_system_that_it_runs(cloud: Cloud) -> None:
+    row = cloud.running_server()
+    succeeded(cloud, wishes.pause(row, ""))
+    Server.objects.filter(pk=row.pk).update(rescue_until=clock.now() + timedelta(hours=1))
+    succeeded(cloud, server.ask(row, "start_server"))
+    found = Server.objects.get(pk=row.pk)
+    assert (found.status, found.in_rescue, found.rescue_until is None) == ("running", False, False)
+
+
+def test_a_reset_has_what_is_paused_go_on(cloud: Cloud) -> None:
+    row = cloud.running_server()
+    succeeded(cloud, wishes.pause(row, ""))
+    succeeded(cloud, server.ask(row, "reset_server"))
     assert (status(row), phase(cloud, row)) == ("running", Phase.RUNNING)
 
 
@@ -112,14 +132,18 @@ def test_a_start_wakes_and_a_power_off_drops_the_memory(cloud: Cloud) -> None:
     assert (status(row), phase(cloud, row)) == ("off", Phase.OFF)
 
 
-def test_nobody_shuts_down_what_is_hibernated(cloud: Cloud) -> None:
+@pytest.mark.parametrize(("wish", "stands"), [(wishes.hibernate, "hibernated"), (wishes.pause, "paused")])
+@pytest.mark.parametrize("command", ["shutdown_server", "reboot_server"])
+def test_nobody_asks_what_stands_still(cloud: Cloud, wish: Callable[..., Action], stands: str, command: str) -> None:
     row = cloud.running_server()
-    succeeded(cloud, wishes.hibernate(row, ""))
-    action = server.ask(row, "shutdown_server")
+    succeeded(cloud, wish(row, ""))
+    action = server.ask(row, command)
     cloud.settle()
     action.refresh_from_db()
-    assert "nobody can shut it down" in action.error_message
-    assert status(row) == "hibernated"
+    what = "shut it down" if command == "shutdown_server" else "reboot it"
+    assert action.error_message == f"server web-1 is {stands}: nobody can {what}"
+    found = Server.objects.get(pk=row.pk)
+    assert (found.status, found.problem, found.ready_at is None) == (stands, "", stands == "hibernated")
 
 
 def test_volumes_of_what_is_hibernated(cloud: Cloud) -> None:

@@ -93,6 +93,6 @@ def test_database_away(away: Stack, database: Database, seconds: int) -> None:
     if deleted is None:
         shown = away.server(keeper["id"])
         assert (shown["status"], shown["x_ready"]["ready"], away.qemu(shown["x_uuid"])) == ("running", True, qemu)
-    assert away.server(victim)["status"] == "paused"
+    assert away.server(victim)["x_status"] == "paused"
     away.remove(*[s["id"] for s in away.servers()])
     away.nothing_left()

@@ -19,6 +19,7 @@ from paddock.cli.client import Api, Json
 from paddock.cli.fail import report
 from paddock.cli.output import Column, Format, Output, show_json, show_rows, stdout
 from paddock.cli.session import api_of
+from paddock.cli.state import state_of
 
 STACK = "paddock.stack"  # the label that says which description a server came from
 _OF_YAML = {True: "running", False: "off"}  # YAML reads on and off as true and false
@@ -228,9 +229,9 @@ def _differences(part: Set, server: Json, wanted: Description) -> list[Change]:
     labels = {**server["labels"], **part.labels, STACK: wanted.stack}
     if labels != server["labels"]:
         changes.append(Change(name, "label", "its labels differ", "PUT", path, {"labels": labels}))
-    if part.state == "running" and server["status"] in ("off", "paused", "hibernated"):
-        changes.append(Change(name, "start", f"it is {server['status']}", "POST", f"{path}/actions/poweron"))
-    if part.state == "off" and server["status"] == "running":
+    if part.state == "running" and state_of(server) in ("off", "paused", "hibernated"):
+        changes.append(Change(name, "start", f"it is {state_of(server)}", "POST", f"{path}/actions/poweron"))
+    if part.state == "off" and state_of(server) == "running":
         changes.append(Change(name, "stop", "it runs", "POST", f"{path}/actions/shutdown"))
     return changes
 

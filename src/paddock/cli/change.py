@@ -11,6 +11,7 @@ from paddock.cli.client import Api, Json
 from paddock.cli.output import Format, Output, show_json, stdout
 from paddock.cli.server import PANEL, Server, app
 from paddock.cli.session import api_of
+from paddock.cli.state import state_of
 from paddock.cli.wait import Changes, NewName, NoWait, changed_labels, labels_of, until_done
 
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Don't ask.")]
@@ -119,7 +120,7 @@ def reset_password(
     """
     api = api_of(ctx)
     thing = lookup.server(api, server)
-    offline = offline or thing["status"] == "off"
+    offline = offline or state_of(thing) == "off"
     answer = _act(api, thing, "reset_password", {"x_offline": True} if offline else None)
     until_done(api, str(thing["name"]), answer["action"], "has a new root password", quiet=output is Format.JSON)
     if output is Format.JSON:
@@ -154,7 +155,7 @@ def rescue(
     answer = _act(api, thing, "enable_rescue", {"type": "linux64", "ssh_keys": keys.chosen(api, ssh_key or [])})
     until_done(api, name, answer["action"], "boots the rescue system next time", quiet=quiet)
     if reboot:
-        verb = "reset" if thing["status"] == "running" else "poweron"
+        verb = "reset" if thing["status"] == "running" else "poweron"  # one that is paused too
         until_done(api, name, _act(api, thing, verb)["action"], "boots the rescue system", quiet=quiet)
     if quiet:
         show_json(answer)

@@ -16,6 +16,7 @@ from paddock.cli.output import Column, Format, Output, printable, show_json, sho
 from paddock.cli.server import Server
 from paddock.cli.session import api_of
 from paddock.cli.ssh import command_line
+from paddock.cli.state import state_of
 
 LOGIN = 60.0  # seconds for a login and the look around
 NEEDED = ("ssh", "key", "python", "dhcp")  # of a template: the others make what is made of it better
@@ -80,8 +81,8 @@ def check(
     """
     api = api_of(ctx)
     thing = lookup.server(api, server)
-    if thing["status"] != "running":
-        raise Conflict(f"{thing['name']} is {thing['status']}", hint=f"start it: paddock start {thing['name']}")
+    if state_of(thing) != "running":
+        raise Conflict(f"{thing['name']} is {state_of(thing)}", hint=f"start it: paddock start {thing['name']}")
     found = look(api, thing, login)
     if output is Format.JSON:
         show_json(found)

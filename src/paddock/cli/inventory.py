@@ -15,6 +15,7 @@ from paddock.cli import keys
 from paddock.cli.client import Json
 from paddock.cli.fail import report
 from paddock.cli.session import Session, api_of, config_dir
+from paddock.cli.state import state_of
 
 
 def inventory(
@@ -33,7 +34,7 @@ def inventory(
       paddock inventory --host web
     """
     asked = {"sort": "id:asc", **({"label_selector": selector} if selector else {})}
-    found = [s for s in api_of(ctx).list("/v1/servers", asked) if s["status"] == "running" and s.get("x_ssh")]
+    found = [s for s in api_of(ctx).list("/v1/servers", asked) if state_of(s) == "running" and s.get("x_ssh")]
     shown = next((variables(s) for s in found if s["name"] == host), {}) if host else whole(found)
     print(json.dumps(shown, indent=2, ensure_ascii=False))
 

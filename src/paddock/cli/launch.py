@@ -15,6 +15,7 @@ from paddock.cli.client import Api, Json
 from paddock.cli.fail import report
 from paddock.cli.output import Format, Output, Quiet, duration, show_json, stderr, stdout
 from paddock.cli.session import api_of
+from paddock.cli.state import state_of
 
 TRIES = 5  # names of our own making that may turn out to be taken
 READY = 600.0  # seconds; the control plane watches readiness for as long
@@ -344,7 +345,7 @@ def _tell(job: follow.Job, answer: Json, wait: bool) -> None:
         return
     if not wait:
         console.print(f"{label} is being created; look with: paddock server show {job.label}")
-    elif job.until is follow.Until.ENDED and thing["status"] != "off":
+    elif job.until is follow.Until.ENDED and state_of(thing) != "off":
         console.print(f"{label} boots the CD; at its serial console: paddock console {job.label}")
         console.print(f"when it is installed: paddock server detach-iso {job.label}; paddock image check {job.label}")
     elif job.until is follow.Until.ENDED:

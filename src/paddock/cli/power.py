@@ -15,6 +15,7 @@ from paddock.cli.fail import report, say
 from paddock.cli.output import Format, Output, show_json, stdout
 from paddock.cli.server import PANEL
 from paddock.cli.session import api_of
+from paddock.cli.state import state_of
 
 PATIENT = 300.0  # seconds; the control plane gives up earlier, and says why
 
@@ -190,7 +191,7 @@ def _each(api: Api, found: Sequence[Json], verb: Verb, *, wait: bool, output: Fo
             stdout().print(f"{job.label} {verb.done}" if wait else f"{job.label}: {verb.action} is accepted")
     if wait:
         done = {(job.thing or {}).get("id") for job in jobs if not job.problem}
-        _tell_cold_starts(api, [s for s in found if s["status"] == "hibernated" and s["id"] in done])
+        _tell_cold_starts(api, [s for s in found if state_of(s) == "hibernated" and s["id"] in done])
     if output is Format.JSON:
         show_json([job.action for job in jobs])
     if failed or any(job.problem for job in jobs):
@@ -202,7 +203,7 @@ def _tell_cold_starts(api: Api, asleep: Sequence[Json]) -> None:
     for thing in asleep:
         with suppress(NotFound):  # it was deleted
             now = api.get(f"/v1/servers/{thing['id']}")["server"]
-            if now["status"] == "running" and now.get("x_problem"):
+            if state_of(now) == "running" and now.get("x_problem"):
                 say(f"{now['name']}: {now['x_problem']}")
 
 

@@ -25,6 +25,7 @@ from paddock.cli.output import (
     stdout,
 )
 from paddock.cli.session import api_of
+from paddock.cli.state import state_of
 
 PANEL = "Servers"
 Server = Annotated[
@@ -42,7 +43,7 @@ def _type(server: Json, key: str) -> object:
 def ready(server: Json) -> str:
     """yes, what it waits for, or - for one that is off."""
     state = server.get("x_ready") or {}
-    if server.get("status") in ("off", "hibernated", "deleting", "unknown"):
+    if state_of(server) in ("off", "hibernated", "deleting", "unknown"):
         return "failed" if server.get("x_problem") else "-"
     if state.get("ready"):
         return "yes"
@@ -52,13 +53,13 @@ def ready(server: Json) -> str:
 def ssh(server: Json) -> str:
     """host:port, only while it runs."""
     address = server.get("x_ssh")
-    return f"{address['host']}:{address['port']}" if address and server.get("status") == "running" else "-"
+    return f"{address['host']}:{address['port']}" if address and state_of(server) == "running" else "-"
 
 
 COLUMNS = (
     Column("NAME", lambda s: s["name"], least=14),
     Column("ID", lambda s: s.get("x_name") or s["id"]),
-    Column("STATUS", lambda s: s["status"]),
+    Column("STATUS", state_of),
     Column("IMAGE", lambda s: (s.get("image") or {}).get("name"), drop=3, least=9),
     Column("TYPE", lambda s: _type(s, "name"), drop=1),
     Column("RAM", lambda s: gigabytes(_type(s, "memory")), right=True),
@@ -95,7 +96,7 @@ STEPS = (
 def list_servers(
     ctx: typer.Context,
     group: Annotated[str, typer.Option("-g", "--group", help="Only of this group.")] = "",
-    status: Annotated[str, typer.Option("-s", "--status", help="Only with this status: running, off.")] = "",
+    status: Annotated[str, typer.Option("-s", "--status", help="Only with this status: running, off, paused …")] = "",
     selector: Annotated[str, typer.Option("-l", "--selector", help="Only with these labels: env=prod.")] = "",
     output: Output = Format.TABLE,
     quiet: Quiet = False,
@@ -107,7 +108,7 @@ def list_servers(
       paddock ls --status running --group pf1
       paddock ls -q -l env=prod
     """
-    asked = {"label_selector": selector, "status": status, "sort": "id:asc"}
+    asked = {"label_selector": selector, "x_status": status, "sort": "id:asc"}
     found = api_of(ctx).list("/v1/servers", {k: v for k, v in asked.items() if v})
     show_rows([s for s in found if not group or s.get("x_group") == group], COLUMNS, output, quiet=quiet)
 
@@ -234,10 +235,10 @@ def _fields(s: Json) -> list[tuple[str, object]]:
         f"{type.get('cores')} CPU, {gigabytes(type.get('memory'))} memory, {gigabytes(s.get('primary_disk_size'))} disk"
     )
     by = f"by {'+'.join(state.get('by') or ['?'])} after {duration(state.get('after_seconds'))}"
-    address = s.get("x_ssh") if s.get("status") == "running" else None
+    address = s.get("x_ssh") if state_of(s) == "running" else None
     return [
         ("Name", s["name"]), ("ID", s["id"]), ("Number", s.get("x_name")), ("Node", s.get("x_node")),
-        ("Status", s["status"]), ("Ready", f"yes, {by}" if ready(s) == "yes" else ready(s)),
+        ("Status", state_of(s)), ("Ready", f"yes, {by}" if ready(s) == "yes" else ready(s)),
         ("Waiting for", s.get("x_waiting_for")), ("Step", s.get("x_step")), ("Problem", s.get("x_problem")),
         ("Image", image.get("name")), ("Type", f"{type.get('name')} ({size})"),
         ("SSH", f"{address['user']}@{address['host']} port {address['port']}" if address else None),

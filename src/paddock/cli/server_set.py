@@ -10,6 +10,7 @@ from paddock.cli.client import Json
 from paddock.cli.output import Format, Output, show_json, stdout
 from paddock.cli.server import Server
 from paddock.cli.session import api_of
+from paddock.cli.state import state_of
 
 
 def set_server(
@@ -54,5 +55,5 @@ def set_server(
         show_json(thing)
     else:
         stdout().print(f"{thing['name']} is changed")
-        if kernel_args is not None and thing["status"] != "off":
+        if kernel_args is not None and state_of(thing) != "off":
             stdout().print("its kernel gets these arguments at its next start")

@@ -16,6 +16,7 @@ from paddock.cli.client import Api, Json
 from paddock.cli.output import stderr
 from paddock.cli.server import PANEL, Server
 from paddock.cli.session import api_of, config_dir
+from paddock.cli.state import state_of
 
 
 def register(app: typer.Typer) -> None:
@@ -42,8 +43,8 @@ def ssh(
     """
     api = api_of(ctx)
     thing = lookup.server(api, server)
-    if thing["status"] in ("off", "paused", "hibernated"):  # a start goes on with each
-        raise Conflict(f"{thing['name']} is {thing['status']}", hint=f"start it: paddock start {thing['name']}")
+    if state_of(thing) in ("off", "paused", "hibernated"):  # a start goes on with each
+        raise Conflict(f"{thing['name']} is {state_of(thing)}", hint=f"start it: paddock start {thing['name']}")
     if not (no_wait or print_only or thing["x_ready"]["ready"]):
         thing = _wait(api, thing, timeout)
     argv = command_line(thing, login, command or [])

@@ -8,6 +8,7 @@ from paddock.cli import launch, lookup, names
 from paddock.cli.client import Json
 from paddock.cli.output import Column, Format, Output, show_rows, stdout
 from paddock.cli.session import api_of
+from paddock.cli.state import state_of
 from paddock.cli.wait import until_done
 
 # What other tools call things, and what to type here.
@@ -23,8 +24,8 @@ COLUMNS = (
     Column("TEMPLATE", lambda s: (s.get("image") or {}).get("name"), least=8),
     Column("RAM", lambda s: int(s["server_type"]["memory"] * 1024), right=True),
     Column("CPUS", lambda s: s["server_type"]["cores"], right=True),
-    Column("SSH PORT", lambda s: _port(s) if s["status"] == "running" else "-", right=True),
-    Column("STATUS", lambda s: "ONLINE" if s["status"] == "running" else "OFFLINE"),
+    Column("SSH PORT", lambda s: _port(s) if state_of(s) == "running" else "-", right=True),
+    Column("STATUS", lambda s: "ONLINE" if state_of(s) == "running" else "OFFLINE"),
     Column("NAME", lambda s: s["name"], drop=1),
 )
 

@@ -11,6 +11,12 @@ from paddock.api.v1 import images, isos, placement_groups, server_types
 from paddock.api.v1.common import Datacenter, Location, Protection, Reply, Time
 from paddock.base import clock
 from paddock.cloud.models import Server, ServerType, Volume
+from paddock.cloud.models.server import Status
+
+# Clients know nine words. What is paused holds its memory and its disk, and must be powered off before anything that
+# needs it off; what is hibernated runs no longer, and goes on with a power on. x_status has our own words.
+AS_CLIENTS_KNOW = {Status.PAUSED.value: Status.RUNNING.value, Status.HIBERNATED.value: Status.OFF.value}
+KNOWN = [word for word in Status.values if word not in AS_CLIENTS_KNOW]
 
 
 class PublicNet(Reply):
@@ -81,6 +87,7 @@ class ServerReply(Reply):
     load_balancers: tuple[int, ...] = ()
     primary_disk_size: int
     placement_group: placement_groups.PlacementGroupReply | None
+    x_status: str
     x_name: str | None
     x_uuid: str
     x_node: str | None
@@ -131,7 +138,7 @@ def _shown(server: Server, shared: Shared) -> ServerReply:
     return ServerReply(
         id=server.pk,
         name=server.name,
-        status=server.status,
+        status=AS_CLIENTS_KNOW.get(server.status, server.status),
         created=server.created,
         labels=server.labels,
         server_type=shared.plans[server.server_type_id],
@@ -144,6 +151,7 @@ def _shown(server: Server, shared: Shared) -> ServerReply:
         volumes=sorted(volume.pk for volume in server.volumes.all()),
         primary_disk_size=server.disk_gib,
         placement_group=shared.groups.get(server.placement_group_id or 0),
+        x_status=server.status,
         x_name=server.x_name,
         x_uuid=str(server.uuid),
         x_node=server.node.name if server.node else None,

@@ -24,7 +24,15 @@ from paddock.api.v1.server_lookup import (
     new_plan_of,
     volumes_of,
 )
-from paddock.api.v1.server_reply import ServerReply, own_server, shown, shown_all, visible
+from paddock.api.v1.server_reply import (
+    AS_CLIENTS_KNOW,
+    KNOWN,
+    ServerReply,
+    own_server,
+    shown,
+    shown_all,
+    visible,
+)
 from paddock.cloud.flows import server as flow
 from paddock.cloud.flows.engine import wake
 from paddock.cloud.models import Action, Server
@@ -58,14 +66,16 @@ class CreatedServer(Reply):
     root_password: str | None
 
 
-QUERY = described(SORTABLE, "name", "label_selector", "x_group", status=model.Status.values)
+QUERY = described(SORTABLE, "name", "label_selector", "x_group", status=KNOWN, x_status=model.Status.values)
 
 
 @router.get("/servers", response=ManyServers, openapi_extra=QUERY)
 def list_servers(request: HttpRequest) -> ManyServers:
     """The project's servers."""
     rows = visible(request).defer(*UNSHOWN)
-    if states := many(request, "status", model.Status.values):
+    if shown_as := many(request, "status", KNOWN):
+        rows = rows.filter(status__in=[s for s in model.Status.values if AS_CLIENTS_KNOW.get(s, s) in shown_as])
+    if states := many(request, "x_status", model.Status.values):
         rows = rows.filter(status__in=states)
     if group := query(request, "x_group"):
         rows = rows.filter(group=group)

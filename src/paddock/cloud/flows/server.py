@@ -231,9 +231,12 @@ class ServerFlow(ServerChanges):
         action = waiting.exclude(command="delete_server").first()
         if action is None:
             return None
-        runs = server.status == Status.RUNNING
+        was = server.status
         server.set(action_id=action.pk, correlation_id=action.correlation_id, **ON_WISH.get(action.command, {}))
-        if runs and action.command == "start_server" and other_system(server):
+        if was == server.observed == Phase.PAUSED and action.command == "start_server":
+            server.set(status=Status.PAUSED)
+            return Then(self.resume)  # it is on, with the system that it has
+        if was == Status.RUNNING and action.command == "start_server" and other_system(server):
             server.set(status=Status.RUNNING)
             return Then(self.watch, finishes=True)  # it is on: the other system comes with its next start
         return Then(self._first_step(server, action))
@@ -316,7 +319,7 @@ class ServerFlow(ServerChanges):
                 return Then(self.rest)
             case "password" | "disk_password" | "rescue" | "adapt":
                 return Then(self.rest)
-            case "pause" | "resume" | "hibernate":
+            case "pause" | "resume" | "hibernate" | "reboot" | "reset":
                 return Then(self.look if server.node is not None else self.rest)
         server.set(problem=error.message)
         match server.step:

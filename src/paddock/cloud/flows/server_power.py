@@ -7,6 +7,7 @@ from paddock.cloud.flows.engine import Flow
 from paddock.cloud.flows.server_node import host_of, is_off, other_system, overtaken
 from paddock.cloud.flows.steps import Again, Next, Then, step
 from paddock.cloud.models import Server
+from paddock.cloud.models.server import Status
 from paddock.cloud.nodes import hypervisor
 from paddock.machine.spec import Power
 from paddock.machine.state import Phase
@@ -37,10 +38,7 @@ class ServerPower(Flow[Server]):
     @step(needs="running", by_hand=False)
     def shutdown(self, server: Server) -> Next[Server]:
         """Ask the guest to shut down."""
-        if server.observed == Phase.HIBERNATED:
-            raise Conflict(
-                f"server {server.name} is hibernated: nobody can shut it down", hint="wake it, or power it off"
-            )
+        check_hears(server, "shut it down", "power it off")
         host_of(server).machines.power(server.uuid, Power.SHUTDOWN, server.epoch)
         return Then(self.await_off)
 
@@ -67,6 +65,7 @@ class ServerPower(Flow[Server]):
     @step(needs="running", by_hand=False)
     def reboot(self, server: Server) -> Next[Server]:
         """Ask the guest to reboot; into the rescue system, or out of it, it is shut down and started."""
+        check_hears(server, "reboot it", "reset it")
         if other_system(server):
             host_of(server).machines.power(server.uuid, Power.SHUTDOWN, server.epoch)
             return Then(self.come_down)
@@ -76,11 +75,16 @@ class ServerPower(Flow[Server]):
 
     @step(needs="running", by_hand=False)
     def reset(self, server: Server) -> Next[Server]:
-        """Press the reset button; into the rescue system, or out of it, it is stopped and started."""
+        """Press the reset button; into the rescue system, or out of it, it is stopped and started. One that is paused
+        goes on, since who resets a server wants it to run."""
+        machines = host_of(server).machines
         if other_system(server):
-            host_of(server).machines.power(server.uuid, Power.OFF, server.epoch)
+            machines.power(server.uuid, Power.OFF, server.epoch)
             return Then(self.cloud_init)
-        host_of(server).machines.power(server.uuid, Power.RESET, server.epoch)
+        machines.power(server.uuid, Power.RESET, server.epoch)
+        if server.observed == Phase.PAUSED:
+            machines.power(server.uuid, Power.RESUME, server.epoch)
+            server.set(status=Status.RUNNING, observed=Phase.RUNNING, problem="")
         server.set(ready_at=None, ready_by=[])
         return Then(self.watch, finishes=True)
 
@@ -93,3 +97,10 @@ class ServerPower(Flow[Server]):
                 return Again(0.3, "the guest to shut down")
             host.machines.power(server.uuid, Power.OFF, server.epoch)
         return Then(self.cloud_init)
+
+
+def check_hears(server: Server, what: str, instead: str) -> None:
+    """Raises Conflict for a guest that stands still: it can't do what it is asked."""
+    if server.observed in (Phase.PAUSED, Phase.HIBERNATED):
+        on = "resume" if server.observed == Phase.PAUSED else "wake"
+        raise Conflict(f"server {server.name} is {server.observed}: nobody can {what}", hint=f"{on} it, or {instead}")

@@ -16,7 +16,7 @@ from paddock.machine.spec import GIB, Attached, Disk, Machine, Rescue, Seed, Use
 
 
 class Status(models.TextChoices):
-    """The nine of the API plus `paused` and `hibernated`: one axis."""
+    """The nine of the API plus `paused` and `hibernated`: one axis. `x_status` there."""
 
     INITIALIZING = "initializing"
     STARTING = "starting"
