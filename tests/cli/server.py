@@ -263,6 +263,8 @@ class Routes:
         thing = table.get(int(parts[1]))
         if thing is None:
             raise Problem(404, "not_found", f"{kind.rstrip('s')} with ID '{parts[1]}' not found")
+        if request.method == "PUT":
+            thing.update({field: body[field] for field in ("name", "labels") if field in body})
         if len(parts) == 2:
             return self._delete(kind, thing) if request.method == "DELETE" else _one(kind, thing)
         if request.method == "GET":

@@ -10,6 +10,7 @@ from paddock.cli.client import Api, Json
 from paddock.cli.fail import say
 from paddock.cli.output import Column, Format, Output, age, file_size, show_json, show_rows, stdout
 from paddock.cli.session import api_of
+from paddock.cli.wait import NoWait
 
 DAY = 24 * 3600.0  # seconds that a large image may take on a slow line
 Images = Annotated[list[str] | None, typer.Argument(metavar="[IMAGE...]", help="Names.", show_default=False)]
@@ -74,6 +75,7 @@ def update(
     ctx: typer.Context,
     images: Images = None,
     fetch: Annotated[bool, typer.Option("--fetch", help="Fetch what is newer too.")] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Don't wait for what is fetched.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Ask publishers what is newer than the images that are here. Servers keep the disks that they have.
@@ -88,7 +90,7 @@ def update(
     names = {e["name"] for e in chosen}
     now = [e for e in known(api) if e["name"] in names]
     if fetch:
-        failed |= _each(api, [e for e in now if e["newer"]], "refresh", "fetched")
+        failed |= _each(api, [e for e in now if e["newer"]], "refresh", "fetched", wait=not no_wait)
         now = [e for e in known(api) if e["name"] in names]
     show_rows(now, NEWER, output)
     if output is Format.TABLE and any(e["newer"] for e in now):
@@ -103,6 +105,7 @@ def prune(
         bool, typer.Option("--all", help="Also images of the catalogue that no server uses; they can be had again.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    no_wait: NoWait = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Remove images that no server stands on and that can be had again. What you imported is never touched.
@@ -115,17 +118,17 @@ def prune(
     done = api.post("/admin/v1/images/prune", {"everything": everything, "dry_run": dry_run})
     labels = {i["image"]: i["name"] for i in done["items"]}
     jobs = [follow.Job(_label(a, labels), a, collection="actions") for a in done["actions"]]
-    _follow(api, jobs, "Waiting until they are removed")
+    if not no_wait:
+        _follow(api, jobs, "Waiting until they are removed")
     if output is Format.JSON:
         show_json(done)
     elif not done["items"]:
         stdout().print("there is nothing that could go")
     else:
         show_rows(done["items"], GOES, output)
+        said = "could go" if dry_run else "are being removed" if no_wait else "are removed"
         total = file_size(sum(i["bytes"] for i in done["items"]))
-        stdout().print(
-            f"{total} in all {'could go' if dry_run else 'are removed'}; what is linked counts more than once"
-        )
+        stdout().print(f"{total} in all {said}; what is linked counts more than once")
     if _complain(jobs):
         raise typer.Exit(1)
 
@@ -139,13 +142,14 @@ def _chosen(api: Api, names: list[str]) -> list[Json]:
     return [here[name] for name in names] if names else list(here.values())
 
 
-def _each(api: Api, entries: list[Json], what: str, done: str) -> bool:
+def _each(api: Api, entries: list[Json], what: str, done: str, *, wait: bool = True) -> bool:
     """Ask for something of each image, and wait for all. Returns whether any failed."""
     jobs = []
     for entry in entries:
         action = api.post(f"/admin/v1/images/{entry['id']}/{what}", {})["action"]
         jobs.append(follow.Job(str(entry["name"]), action, collection="actions"))
-    _follow(api, jobs, f"Waiting until they are {done}")
+    if wait:
+        _follow(api, jobs, f"Waiting until they are {done}")
     return _complain(jobs)
 
 

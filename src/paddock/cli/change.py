@@ -12,7 +12,7 @@ from paddock.cli.output import Format, Output, show_json, stdout
 from paddock.cli.server import PANEL, Server, app
 from paddock.cli.session import api_of
 from paddock.cli.state import state_of
-from paddock.cli.wait import Changes, NewName, NoWait, changed_labels, labels_of, until_done
+from paddock.cli.wait import Changes, NewName, NoWait, changed_labels, labels_of, tell, until_done
 
 Yes = Annotated[bool, typer.Option("-y", "--yes", help="Don't ask.")]
 
@@ -110,6 +110,7 @@ def reset_password(
     offline: Annotated[
         bool, typer.Option("--offline", help="Only on the disk of a server that is off; taken by itself when it is.")
     ] = False,
+    no_wait: NoWait = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Give root a new password: by the guest agent of a running server, or on the disk of one that is off.
@@ -122,7 +123,8 @@ def reset_password(
     thing = lookup.server(api, server)
     offline = offline or state_of(thing) == "off"
     answer = _act(api, thing, "reset_password", {"x_offline": True} if offline else None)
-    until_done(api, str(thing["name"]), answer["action"], "has a new root password", quiet=output is Format.JSON)
+    done, quiet = "has a new root password", output is Format.JSON
+    until_done(api, str(thing["name"]), answer["action"], done, wait=not no_wait, quiet=quiet)
     if output is Format.JSON:
         show_json(answer)
     _password(answer, output)
@@ -137,6 +139,7 @@ def rescue(
     ssh_key: Annotated[
         list[str] | None, typer.Option("--ssh-key", help="Key: name, id or file.", show_default=False)
     ] = None,
+    no_wait: NoWait = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Boot a small rescue system next time, with the server's disks attached: once, within an hour.
@@ -150,13 +153,15 @@ def rescue(
     name, quiet = str(thing["name"]), output is Format.JSON
     if off:
         answer = _act(api, thing, "disable_rescue")
-        until_done(api, name, answer["action"], "starts as usual", output=output)
+        until_done(api, name, answer["action"], "starts as usual", wait=not no_wait, output=output)
         return
     answer = _act(api, thing, "enable_rescue", {"type": "linux64", "ssh_keys": keys.chosen(api, ssh_key or [])})
-    until_done(api, name, answer["action"], "boots the rescue system next time", quiet=quiet)
+    wait = reboot or not no_wait  # the server takes one order at a time
+    until_done(api, name, answer["action"], "boots the rescue system next time", wait=wait, quiet=quiet)
     if reboot:
         verb = "reset" if thing["status"] == "running" else "poweron"  # one that is paused too
-        until_done(api, name, _act(api, thing, verb)["action"], "boots the rescue system", quiet=quiet)
+        action = _act(api, thing, verb)["action"]
+        until_done(api, name, action, "boots the rescue system", wait=not no_wait, quiet=quiet)
     if quiet:
         show_json(answer)
     _password(answer, output)
@@ -167,6 +172,7 @@ def attach_iso(
     ctx: typer.Context,
     server: Server,
     iso: Annotated[str, typer.Argument(metavar="ISO", help="Name or id.", show_default=False)],
+    no_wait: NoWait = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Put an ISO into a server's CD drive. A server that boots by BIOS starts from it next time.
@@ -178,11 +184,11 @@ def attach_iso(
     api = api_of(ctx)
     thing, disc = lookup.server(api, server), lookup.find(api, "isos", iso)
     action = _act(api, thing, "attach_iso", {"iso": disc["name"]})["action"]
-    until_done(api, str(thing["name"]), action, f"has {disc['name']} in its drive", output=output)
+    until_done(api, str(thing["name"]), action, f"has {disc['name']} in its drive", wait=not no_wait, output=output)
 
 
 @app.command("detach-iso")
-def detach_iso(ctx: typer.Context, server: Server, output: Output = Format.TABLE) -> None:
+def detach_iso(ctx: typer.Context, server: Server, no_wait: NoWait = False, output: Output = Format.TABLE) -> None:
     """Take the ISO out of a server's CD drive.
 
     Examples:
@@ -190,7 +196,8 @@ def detach_iso(ctx: typer.Context, server: Server, output: Output = Format.TABLE
     """
     api = api_of(ctx)
     thing = lookup.server(api, server)
-    until_done(api, str(thing["name"]), _act(api, thing, "detach_iso")["action"], "has an empty drive", output=output)
+    action = _act(api, thing, "detach_iso")["action"]
+    until_done(api, str(thing["name"]), action, "has an empty drive", wait=not no_wait, output=output)
 
 
 @app.command("snapshot")
@@ -240,6 +247,7 @@ def protect(
     ctx: typer.Context,
     server: Server,
     off: Annotated[bool, typer.Option("--off", help="Take the protection away.")] = False,
+    output: Output = Format.TABLE,
 ) -> None:
     """Protect a server from being deleted and rebuilt.
 
@@ -249,8 +257,8 @@ def protect(
     """
     api = api_of(ctx)
     thing = lookup.server(api, server)
-    _act(api, thing, "change_protection", {"delete": not off, "rebuild": not off})
-    stdout().print(f"{thing['name']} {'may be deleted and rebuilt' if off else 'is protected'}")
+    action = _act(api, thing, "change_protection", {"delete": not off, "rebuild": not off})["action"]
+    tell(action, f"{thing['name']} {'may be deleted and rebuilt' if off else 'is protected'}", output)
 
 
 @app.command("rename")
@@ -258,6 +266,7 @@ def rename(
     ctx: typer.Context,
     server: Server,
     name: NewName,
+    output: Output = Format.TABLE,
 ) -> None:
     """Give a server another name. The guest keeps the host name that it has.
 
@@ -266,8 +275,8 @@ def rename(
     """
     api = api_of(ctx)
     thing = lookup.server(api, server)
-    api.put(f"/v1/servers/{thing['id']}", {"name": name})
-    stdout().print(f"{thing['name']} is now {name}")
+    changed = api.put(f"/v1/servers/{thing['id']}", {"name": name})["server"]
+    tell(changed, f"{thing['name']} is now {name}", output)
 
 
 @app.command("label")
@@ -275,6 +284,7 @@ def label(
     ctx: typer.Context,
     server: Server,
     labels: Changes,
+    output: Output = Format.TABLE,
 ) -> None:
     """Set or remove labels.
 
@@ -283,8 +293,9 @@ def label(
     """
     api = api_of(ctx)
     thing = lookup.server(api, server)
-    api.put(f"/v1/servers/{thing['id']}", {"labels": changed_labels(thing["labels"], labels)})
-    stdout().print(f"{thing['name']} is labelled")
+    body = {"labels": changed_labels(thing["labels"], labels)}
+    changed = api.put(f"/v1/servers/{thing['id']}", body)["server"]
+    tell(changed, f"{thing['name']} is labelled", output)
 
 
 @app.command("join")
@@ -292,6 +303,7 @@ def join(
     ctx: typer.Context,
     server: Server,
     group: Annotated[str, typer.Argument(metavar="GROUP", help="Placement group.", show_default=False)],
+    no_wait: NoWait = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Put a server that is off into a placement group.
@@ -302,11 +314,11 @@ def join(
     api = api_of(ctx)
     thing, wanted = lookup.server(api, server), lookup.find(api, "placement_groups", group)
     action = _act(api, thing, "add_to_placement_group", {"placement_group": wanted["id"]})["action"]
-    until_done(api, str(thing["name"]), action, f"is in {wanted['name']}", output=output)
+    until_done(api, str(thing["name"]), action, f"is in {wanted['name']}", wait=not no_wait, output=output)
 
 
 @app.command("leave")
-def leave(ctx: typer.Context, server: Server, output: Output = Format.TABLE) -> None:
+def leave(ctx: typer.Context, server: Server, no_wait: NoWait = False, output: Output = Format.TABLE) -> None:
     """Take a server out of its placement group.
 
     Examples:
@@ -315,7 +327,7 @@ def leave(ctx: typer.Context, server: Server, output: Output = Format.TABLE) -> 
     api = api_of(ctx)
     thing = lookup.server(api, server)
     action = _act(api, thing, "remove_from_placement_group")["action"]
-    until_done(api, str(thing["name"]), action, "is in no placement group", output=output)
+    until_done(api, str(thing["name"]), action, "is in no placement group", wait=not no_wait, output=output)
 
 
 @app.command("screen")

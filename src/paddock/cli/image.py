@@ -17,10 +17,9 @@ from paddock.cli.output import (
     gigabytes,
     show_one,
     show_rows,
-    stdout,
 )
 from paddock.cli.session import api_of
-from paddock.cli.wait import Changes, NewName, NoWait, changed_labels, delete_each
+from paddock.cli.wait import Changes, NewName, NoWait, changed_labels, delete_each, tell
 
 BUILD = 3600.0  # seconds
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="Name or id.", show_default=False)]
@@ -119,6 +118,7 @@ def build(
     ctx: typer.Context,
     image: Image,
     no_wait: NoWait = False,
+    output: Output = Format.TABLE,
 ) -> None:
     """Build an image of the catalogue now, rather than when it is first used.
 
@@ -129,7 +129,7 @@ def build(
     thing = lookup.find(api, "images", image)
     action = api.post(f"/x/v1/images/{thing['id']}/build")["action"]
     if no_wait:
-        stdout().print(f"image {thing['name']}: accepted; `paddock image list` shows how far it is")
+        tell(action, f"image {thing['name']}: accepted; `paddock image list` shows how far it is", output)
         return
     job = follow.Job(str(thing["name"]), action, thing, collection="images")
     try:
@@ -140,7 +140,7 @@ def build(
     if job.problem:
         say(f"image {job.label}: {job.problem}", job.hint)
         raise typer.Exit(1)
-    stdout().print(f"image {job.label} is built; use it: paddock launch {job.label}")
+    tell(job.action, f"image {job.label} is built; use it: paddock launch {job.label}", output)
 
 
 @app.command("import")
@@ -187,6 +187,7 @@ def rename(
     ctx: typer.Context,
     image: Image,
     name: NewName,
+    output: Output = Format.TABLE,
 ) -> None:
     """Give an image of yours another name, or a snapshot its first.
 
@@ -195,8 +196,8 @@ def rename(
     """
     api = api_of(ctx)
     thing = lookup.find(api, "images", image)
-    api.put(f"/v1/images/{thing['id']}", {"x_name": name})
-    stdout().print(f"image {label_of(thing)} is now {name}")
+    changed = api.put(f"/v1/images/{thing['id']}", {"x_name": name})["image"]
+    tell(changed, f"image {label_of(thing)} is now {name}", output)
 
 
 @app.command("set")
@@ -204,6 +205,7 @@ def set_image(
     ctx: typer.Context,
     image: Image,
     description: Annotated[str, typer.Option("-d", "--description", help="What it is.", show_default=False)],
+    output: Output = Format.TABLE,
 ) -> None:
     """Change the description of an image of yours.
 
@@ -212,8 +214,8 @@ def set_image(
     """
     api = api_of(ctx)
     thing = lookup.find(api, "images", image)
-    api.put(f"/v1/images/{thing['id']}", {"description": description})
-    stdout().print(f"image {label_of(thing)} is now described as: {clean(description)}")
+    changed = api.put(f"/v1/images/{thing['id']}", {"description": description})["image"]
+    tell(changed, f"image {label_of(thing)} is now described as: {clean(description)}", output)
 
 
 @app.command("label")
@@ -221,6 +223,7 @@ def label(
     ctx: typer.Context,
     image: Image,
     labels: Changes,
+    output: Output = Format.TABLE,
 ) -> None:
     """Set or remove labels.
 
@@ -229,8 +232,8 @@ def label(
     """
     api = api_of(ctx)
     thing = lookup.find(api, "images", image)
-    api.put(f"/v1/images/{thing['id']}", {"labels": changed_labels(thing["labels"], labels)})
-    stdout().print(f"image {label_of(thing)} is labelled")
+    changed = api.put(f"/v1/images/{thing['id']}", {"labels": changed_labels(thing["labels"], labels)})["image"]
+    tell(changed, f"image {label_of(thing)} is labelled", output)
 
 
 @app.command("protect")
@@ -238,6 +241,7 @@ def protect(
     ctx: typer.Context,
     image: Image,
     off: Annotated[bool, typer.Option("--off", help="Take the protection away.")] = False,
+    output: Output = Format.TABLE,
 ) -> None:
     """Protect an image of yours from being deleted.
 
@@ -247,14 +251,15 @@ def protect(
     """
     api = api_of(ctx)
     thing = lookup.find(api, "images", image)
-    api.post(f"/v1/images/{thing['id']}/actions/change_protection", {"delete": not off})
-    stdout().print(f"image {label_of(thing)} {'may be deleted' if off else 'is protected'}")
+    action = api.post(f"/v1/images/{thing['id']}/actions/change_protection", {"delete": not off})["action"]
+    tell(action, f"image {label_of(thing)} {'may be deleted' if off else 'is protected'}", output)
 
 
 @app.command("delete")
 def delete(
     ctx: typer.Context,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Names or ids.", show_default=False)],
+    output: Output = Format.TABLE,
 ) -> None:
     """Delete images. Servers made from them keep running.
 
@@ -263,4 +268,4 @@ def delete(
     """
     api = api_of(ctx)
     found = [lookup.find(api, "images", ref) for ref in images]
-    delete_each(api, [(f"image {label_of(i)}", f"/v1/images/{i['id']}") for i in found])
+    delete_each(api, [(f"image {label_of(i)}", f"/v1/images/{i['id']}", i) for i in found], output)

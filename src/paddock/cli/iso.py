@@ -87,6 +87,7 @@ def import_iso(
 def delete(
     ctx: typer.Context,
     isos: Annotated[list[str], typer.Argument(metavar="ISO", help="Names or ids.", show_default=False)],
+    output: Output = Format.TABLE,
 ) -> None:
     """Delete ISOs of yours. One that is in a drive stays there until it is taken out.
 
@@ -95,4 +96,4 @@ def delete(
     """
     api = api_of(ctx)
     found = [lookup.find(api, "isos", ref) for ref in isos]
-    delete_each(api, [(f"ISO {i['name']}", f"/x/v1/isos/{i['id']}") for i in found])
+    delete_each(api, [(f"ISO {i['name']}", f"/x/v1/isos/{i['id']}", i) for i in found], output)

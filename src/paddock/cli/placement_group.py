@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from paddock.cli import lookup
-from paddock.cli.output import Column, Format, Output, Quiet, age, show_json, show_one, show_rows, stdout
+from paddock.cli.output import Column, Format, Output, Quiet, age, show_one, show_rows
 from paddock.cli.session import api_of
-from paddock.cli.wait import Changes, NewName, changed_labels, delete_each, labels_of
+from paddock.cli.wait import Changes, NewName, changed_labels, delete_each, labels_of, tell
 
 Group = Annotated[str, typer.Argument(metavar="GROUP", help="Name or id.", show_default=False)]
 
@@ -64,10 +64,7 @@ def create(
     """
     body = {"name": name, "type": "spread", "labels": labels_of(label)}
     group = api_of(ctx).post("/v1/placement_groups", body)["placement_group"]
-    if output is Format.JSON:
-        show_json(group)
-    else:
-        stdout().print(f"placement group {group['name']} is made")
+    tell(group, f"placement group {group['name']} is made", output)
 
 
 @app.command("rename")
@@ -75,6 +72,7 @@ def rename(
     ctx: typer.Context,
     group: Group,
     name: NewName,
+    output: Output = Format.TABLE,
 ) -> None:
     """Give a group another name.
 
@@ -83,8 +81,8 @@ def rename(
     """
     api = api_of(ctx)
     thing = lookup.find(api, "placement_groups", group)
-    api.put(f"/v1/placement_groups/{thing['id']}", {"name": name})
-    stdout().print(f"placement group {thing['name']} is now {name}")
+    changed = api.put(f"/v1/placement_groups/{thing['id']}", {"name": name})["placement_group"]
+    tell(changed, f"placement group {thing['name']} is now {name}", output)
 
 
 @app.command("label")
@@ -92,6 +90,7 @@ def label_group(
     ctx: typer.Context,
     group: Group,
     labels: Changes,
+    output: Output = Format.TABLE,
 ) -> None:
     """Set or remove labels.
 
@@ -100,14 +99,16 @@ def label_group(
     """
     api = api_of(ctx)
     thing = lookup.find(api, "placement_groups", group)
-    api.put(f"/v1/placement_groups/{thing['id']}", {"labels": changed_labels(thing["labels"], labels)})
-    stdout().print(f"placement group {thing['name']} is labelled")
+    body = {"labels": changed_labels(thing["labels"], labels)}
+    changed = api.put(f"/v1/placement_groups/{thing['id']}", body)["placement_group"]
+    tell(changed, f"placement group {thing['name']} is labelled", output)
 
 
 @app.command("delete")
 def delete(
     ctx: typer.Context,
     groups: Annotated[list[str], typer.Argument(metavar="GROUP", help="Names or ids.", show_default=False)],
+    output: Output = Format.TABLE,
 ) -> None:
     """Delete groups. Their servers stay where they are.
 
@@ -116,4 +117,4 @@ def delete(
     """
     api = api_of(ctx)
     found = [lookup.find(api, "placement_groups", ref) for ref in groups]
-    delete_each(api, [(f"placement group {g['name']}", f"/v1/placement_groups/{g['id']}") for g in found])
+    delete_each(api, [(f"placement group {g['name']}", f"/v1/placement_groups/{g['id']}", g) for g in found], output)

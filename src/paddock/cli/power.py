@@ -16,6 +16,7 @@ from paddock.cli.output import Format, Output, show_json, stdout
 from paddock.cli.server import PANEL
 from paddock.cli.session import api_of
 from paddock.cli.state import state_of
+from paddock.cli.wait import NoWait
 
 PATIENT = 300.0  # seconds; the control plane gives up earlier, and says why
 
@@ -27,7 +28,6 @@ Servers = Annotated[
 ]
 All = Annotated[bool, typer.Option("--all", help="Every server of the project.")]
 Group = Annotated[str, typer.Option("-g", "--group", help="Every server of this group.")]
-NoWait = Annotated[bool, typer.Option("--no-wait", help="Return when it is accepted.")]
 
 
 @dataclass(frozen=True)

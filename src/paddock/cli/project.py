@@ -8,6 +8,7 @@ from paddock.base.errors import Invalid, NotFound
 from paddock.cli.client import Api, Json
 from paddock.cli.output import Column, Format, Output, Quiet, age, show_json, show_one, show_rows, stdout
 from paddock.cli.session import api_of
+from paddock.cli.wait import delete_each
 
 app = typer.Typer(no_args_is_help=True, help="Projects: tenants, apart from each other. For operators.")
 
@@ -138,6 +139,7 @@ def set_limits(
 def delete(
     ctx: typer.Context,
     projects: Annotated[list[str], typer.Argument(metavar="PROJECT", help="Names or ids.", show_default=False)],
+    output: Output = Format.TABLE,
 ) -> None:
     """Delete projects that have no servers, volumes and images. Their tokens open nothing any more.
 
@@ -145,9 +147,8 @@ def delete(
       paddock project delete acme
     """
     api = api_of(ctx)
-    for project in [find(api, ref) for ref in projects]:
-        api.delete(f"/admin/v1/projects/{project['id']}")
-        stdout().print(f"project {project['name']} is deleted")
+    found = [find(api, ref) for ref in projects]
+    delete_each(api, [(f"project {p['name']}", f"/admin/v1/projects/{p['id']}", p) for p in found], output)
 
 
 def limits(ctx: typer.Context, output: Output = Format.TABLE) -> None:

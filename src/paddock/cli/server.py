@@ -6,10 +6,9 @@ from typing import Annotated
 import typer
 
 from paddock.base.errors import Conflict
-from paddock.cli import ask, follow, lookup, progress
+from paddock.cli import ask, lookup
 from paddock.cli.client import Api, Json
 from paddock.cli.complete import server_names
-from paddock.cli.fail import say
 from paddock.cli.output import (
     Column,
     Format,
@@ -22,10 +21,10 @@ from paddock.cli.output import (
     printable,
     show_one,
     show_rows,
-    stdout,
 )
 from paddock.cli.session import api_of
 from paddock.cli.state import state_of
+from paddock.cli.wait import NoWait, until_done
 
 PANEL = "Servers"
 Server = Annotated[
@@ -174,7 +173,8 @@ def run_step(
     server: Server,
     step: Annotated[str, typer.Argument(help="One of `paddock server steps`.", show_default=False)],
     confirm: Annotated[str, typer.Option(help="The server's name, for a step that destroys data.")] = "",
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when it is accepted.")] = False,
+    no_wait: NoWait = False,
+    output: Output = Format.TABLE,
 ) -> None:
     """Run one step of a server's life again.
 
@@ -195,13 +195,7 @@ def run_step(
     if known[step]["destroys"] and confirm != thing["name"]:
         raise Conflict(f"step {step} destroys data", hint=f"if you mean it: --confirm {thing['name']}")
     action = api.post(f"/admin/v1/servers/{thing['id']}/steps/{step}", {"confirm": confirm})["action"]
-    job = follow.Job(f"{thing['name']}", action, thing)
-    if not no_wait:
-        follow.follow(api, [job], progress.view(f"Running {step} of {job.label}"), 600)
-    if job.problem:
-        say(f"{step} of {job.label}: {job.problem}", job.hint or f"`paddock server timeline {job.label}`")
-        raise typer.Exit(1)
-    stdout().print(f"{step} of {job.label} {'is accepted' if no_wait else 'is done'}")
+    until_done(api, f"{step} of {thing['name']}", action, "is done", wait=not no_wait, output=output)
 
 
 def _steps(api: Api, server: Json) -> list[Json]:

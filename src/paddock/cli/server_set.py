@@ -7,10 +7,11 @@ import typer
 from paddock.base.errors import Invalid
 from paddock.cli import lookup
 from paddock.cli.client import Json
-from paddock.cli.output import Format, Output, show_json, stdout
+from paddock.cli.output import Format, Output, stdout
 from paddock.cli.server import Server
 from paddock.cli.session import api_of
 from paddock.cli.state import state_of
+from paddock.cli.wait import tell
 
 
 def set_server(
@@ -51,9 +52,6 @@ def set_server(
         raise Invalid("nothing to change", hint="`paddock server set --help` shows what there is")
     api = api_of(ctx)
     thing = api.put(f"/v1/servers/{lookup.server(api, server)['id']}", body)["server"]
-    if output is Format.JSON:
-        show_json(thing)
-    else:
-        stdout().print(f"{thing['name']} is changed")
-        if kernel_args is not None and state_of(thing) != "off":
-            stdout().print("its kernel gets these arguments at its next start")
+    tell(thing, f"{thing['name']} is changed", output)
+    if kernel_args is not None and state_of(thing) != "off" and output is Format.TABLE:
+        stdout().print("its kernel gets these arguments at its next start")

@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from paddock.cli import keys, lookup
-from paddock.cli.output import Column, Format, Output, Quiet, age, show_rows, stdout
+from paddock.cli.output import Column, Format, Output, Quiet, age, show_rows
 from paddock.cli.session import api_of
-from paddock.cli.wait import delete_each
+from paddock.cli.wait import delete_each, tell
 
 app = typer.Typer(no_args_is_help=True, help="SSH keys that new servers are given.")
 
@@ -36,6 +36,7 @@ def add(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What it will be called.", show_default=False)],
     file: Annotated[str, typer.Argument(help="Public key file, - for stdin.", show_default=False)],
+    output: Output = Format.TABLE,
 ) -> None:
     """Add a public key.
 
@@ -45,13 +46,14 @@ def add(
     """
     text = sys.stdin.read().strip() if file == "-" else keys.read(Path(file).expanduser())
     key = api_of(ctx).post("/v1/ssh_keys", {"name": name, "public_key": text})["ssh_key"]
-    stdout().print(f"SSH key {key['name']} is added ({key['fingerprint']})")
+    tell(key, f"SSH key {key['name']} is added ({key['fingerprint']})", output)
 
 
 @app.command("delete")
 def delete(
     ctx: typer.Context,
     names: Annotated[list[str], typer.Argument(metavar="KEY", help="Names or ids.", show_default=False)],
+    output: Output = Format.TABLE,
 ) -> None:
     """Delete keys. Servers that have them keep them.
 
@@ -60,4 +62,4 @@ def delete(
     """
     api = api_of(ctx)
     found = [lookup.find(api, "ssh_keys", ref) for ref in names]
-    delete_each(api, [(f"SSH key {k['name']}", f"/v1/ssh_keys/{k['id']}") for k in found])
+    delete_each(api, [(f"SSH key {k['name']}", f"/v1/ssh_keys/{k['id']}", k) for k in found], output)

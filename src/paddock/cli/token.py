@@ -6,8 +6,9 @@ import typer
 
 from paddock.cli import project as projects
 from paddock.cli.client import Api, Json
-from paddock.cli.output import Column, Format, Output, Quiet, age, clean, show_json, show_rows, stderr, stdout
+from paddock.cli.output import Column, Format, Output, Quiet, age, clean, show_json, show_rows, stderr
 from paddock.cli.session import api_of
+from paddock.cli.wait import delete_each
 
 app = typer.Typer(no_args_is_help=True, help="Tokens: what opens a project.")
 
@@ -74,6 +75,7 @@ def revoke(
     ctx: typer.Context,
     tokens: Annotated[list[int], typer.Argument(metavar="ID", help="As `list` shows them.", show_default=False)],
     project: Of = "",
+    output: Output = Format.TABLE,
 ) -> None:
     """Revoke tokens: from now on they open nothing.
 
@@ -82,9 +84,7 @@ def revoke(
     """
     api = api_of(ctx)
     path = _path(api, project)
-    for id in tokens:
-        api.delete(f"{path}/{id}")
-        stdout().print(f"token {id} is revoked")
+    delete_each(api, [(f"token {id}", f"{path}/{id}", {"id": id}) for id in tokens], output, done="is revoked")
 
 
 def _path(api: Api, project: str) -> str:

@@ -8,9 +8,9 @@ import typer
 from paddock.base.errors import Conflict
 from paddock.cli import ask, lookup
 from paddock.cli.client import Api, Json
-from paddock.cli.output import Column, Format, Output, Quiet, age, show_json, show_one, show_rows, stdout
+from paddock.cli.output import Column, Format, Output, Quiet, age, show_json, show_one, show_rows
 from paddock.cli.session import api_of
-from paddock.cli.wait import Changes, NewName, NoWait, changed_labels, delete_each, labels_of, until_done
+from paddock.cli.wait import Changes, NewName, NoWait, changed_labels, delete_each, labels_of, tell, until_done
 
 Volume = Annotated[str, typer.Argument(metavar="VOLUME", help="Name or id.", show_default=False)]
 Gigabytes = Annotated[
@@ -183,6 +183,7 @@ def label(
     ctx: typer.Context,
     volume: Volume,
     labels: Changes,
+    output: Output = Format.TABLE,
 ) -> None:
     """Set or remove labels.
 
@@ -191,8 +192,9 @@ def label(
     """
     api = api_of(ctx)
     thing = lookup.find(api, "volumes", volume)
-    api.put(f"/v1/volumes/{thing['id']}", {"labels": changed_labels(thing["labels"], labels)})
-    stdout().print(f"volume {thing['name']} is labelled")
+    body = {"labels": changed_labels(thing["labels"], labels)}
+    changed = api.put(f"/v1/volumes/{thing['id']}", body)["volume"]
+    tell(changed, f"volume {thing['name']} is labelled", output)
 
 
 @app.command("rename")
@@ -200,6 +202,7 @@ def rename(
     ctx: typer.Context,
     volume: Volume,
     name: NewName,
+    output: Output = Format.TABLE,
 ) -> None:
     """Give a volume another name.
 
@@ -208,8 +211,8 @@ def rename(
     """
     api = api_of(ctx)
     thing = lookup.find(api, "volumes", volume)
-    api.put(f"/v1/volumes/{thing['id']}", {"name": name})
-    stdout().print(f"volume {thing['name']} is now {name}")
+    changed = api.put(f"/v1/volumes/{thing['id']}", {"name": name})["volume"]
+    tell(changed, f"volume {thing['name']} is now {name}", output)
 
 
 @app.command("protect")
@@ -217,6 +220,7 @@ def protect(
     ctx: typer.Context,
     volume: Volume,
     off: Annotated[bool, typer.Option("--off", help="Take the protection away.")] = False,
+    output: Output = Format.TABLE,
 ) -> None:
     """Protect a volume from being deleted.
 
@@ -226,8 +230,8 @@ def protect(
     """
     api = api_of(ctx)
     thing = lookup.find(api, "volumes", volume)
-    api.post(f"/v1/volumes/{thing['id']}/actions/change_protection", {"delete": not off})
-    stdout().print(f"volume {thing['name']} {'may be deleted' if off else 'is protected'}")
+    action = api.post(f"/v1/volumes/{thing['id']}/actions/change_protection", {"delete": not off})["action"]
+    tell(action, f"volume {thing['name']} {'may be deleted' if off else 'is protected'}", output)
 
 
 @app.command("delete")
@@ -235,6 +239,7 @@ def delete(
     ctx: typer.Context,
     volumes: Annotated[list[str], typer.Argument(metavar="VOLUME", help="Names or ids.", show_default=False)],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Don't ask.")] = False,
+    output: Output = Format.TABLE,
 ) -> None:
     """Delete volumes and all data on them. They must be detached.
 
@@ -249,4 +254,4 @@ def delete(
             raise Conflict(f"this would delete all data of volume {names}", hint="if you mean it: --yes")
         if not typer.confirm(f"Delete {names} and all data there?", err=True):
             raise Conflict("nothing is deleted")
-    delete_each(api, [(f"volume {v['name']}", f"/v1/volumes/{v['id']}") for v in found])
+    delete_each(api, [(f"volume {v['name']}", f"/v1/volumes/{v['id']}", v) for v in found], output)

@@ -27,7 +27,7 @@ def until_done(
     """Follow an action to its end and print `<label> <done>`. Raises typer.Exit(1) when it failed, 130 on Ctrl-C."""
     if not wait:
         if not quiet:
-            _tell(action, f"{label}: {action['command']} is accepted, action {action['id']}", output)
+            tell(action, f"{label}: {action['command']} is accepted, action {action['id']}", output)
         return
     job = follow.Job(label, action, collection="actions")
     try:
@@ -39,13 +39,16 @@ def until_done(
         say(job.complaint, job.hint or f"`paddock action show {action['id']}` shows what happened")
         raise typer.Exit(1)
     if not quiet:
-        _tell(job.action, f"{label} {done}", output)
+        tell(job.action, f"{label} {done}", output)
 
 
-def delete_each(api: Api, things: Sequence[tuple[str, str]]) -> None:
-    """Delete these, each said by its label and its path. One that can't be deleted stops no other; then Exit(1)."""
-    failed = False
-    for label, path in things:
+def delete_each(
+    api: Api, things: Sequence[tuple[str, str, Json]], output: Format = Format.TABLE, *, done: str = "is deleted"
+) -> None:
+    """Delete these, each said by its label, its path and what it was. One that can't be deleted stops no other; then
+    Exit(1)."""
+    gone: list[Json] = []
+    for label, path, thing in things:
         try:
             api.delete(path)
         except Unavailable:
@@ -53,16 +56,20 @@ def delete_each(api: Api, things: Sequence[tuple[str, str]]) -> None:
         except PaddockError as error:
             said = error.message if label in error.message else f"{label}: {error.message}"
             report(type(error)(said, hint=error.hint))
-            failed = True
         else:
-            stdout().print(f"{label} is deleted")
-    if failed:
+            gone.append(thing)
+            if output is Format.TABLE:
+                stdout().print(f"{label} {done}")
+    if output is Format.JSON:
+        show_json(gone)
+    if len(gone) < len(things):
         raise typer.Exit(1)
 
 
-def _tell(action: Json, text: str, output: Format) -> None:
+def tell(thing: Json, text: str, output: Format) -> None:
+    """Say what was changed: in a sentence, or as the API shows it now."""
     if output is Format.JSON:
-        show_json(action)
+        show_json(thing)
     else:
         stdout().print(text)
 
