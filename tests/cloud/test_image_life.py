@@ -12,7 +12,7 @@ from django.conf import settings
 from paddock.base import certificates
 from paddock.base.errors import Conflict, InUse, Invalid, Protected
 from paddock.base.run import run
-from paddock.cloud.flows import engine, image, server, server_wishes
+from paddock.cloud.flows import engine, image, image_files, server, server_wishes
 from paddock.cloud.flows.engine import Flow, advance
 from paddock.cloud.models import Action, Image, ImageCopy, Server
 from paddock.images import fetch
@@ -65,7 +65,7 @@ def new_image(cloud: Cloud, name: str = "", **fields: Any) -> Image:
 
 def uploaded(cloud: Cloud, data: bytes, name: str = "", **fields: Any) -> Image:
     row = new_image(cloud, name, **fields)
-    image.upload_of(row).write_bytes(data)
+    image_files.upload_of(row).write_bytes(data)
     image.ask_take_in(row, "")
     return row
 
@@ -84,7 +84,7 @@ def left(row: Image) -> list[Path]:
 
 
 def in_store(row: Image) -> bool:
-    return any(m.name == image.manifest_name(row) for m in ImageStore(settings.STATE.images).list())
+    return any(m.name == image_files.manifest_name(row) for m in ImageStore(settings.STATE.images).list())
 
 
 # From a URL
@@ -183,7 +183,7 @@ def test_a_fetcher_that_is_gone_is_started_again(cloud: Cloud, site: Website, di
     row = new_image(cloud, url=held(site, disk))
     image.ask_fetch(row, "", anywhere=True)
     advance(FLOW, row.pk)
-    fetch.cancel(image.fetch_job(row))  # as if the host had fallen, and taken its files with it
+    fetch.cancel(image_files.fetch_job(row))  # as if the host had fallen, and taken its files with it
     site.serves("/disk", disk)
     cloud.settle()
     assert fresh(row).state == "ready"

@@ -33,6 +33,12 @@ OFFSET = {
     "description": "The byte that the body begins at; all the rest follows.",
     "schema": {"type": "integer", "minimum": 0},
 }
+FILE = {
+    "in": "query",
+    "name": "file",
+    "description": "What of it: its disk without this, or the kernel or initrd that was announced.",
+    "schema": {"type": "string", "enum": ["disk", "kernel", "initrd"]},
+}
 Answers = dict[str, tuple[str, dict[str, Any]]]
 
 
@@ -64,7 +70,7 @@ def _query(name: str, about: str, required: bool = False) -> dict[str, Any]:
 
 
 PARAMETERS: dict[str, dict[str, list[dict[str, Any]]]] = {
-    "image_content": {"PUT": [OFFSET]},
+    "image_content": {"GET": [FILE], "PUT": [FILE, OFFSET]},
     "iso_content": {"PUT": [OFFSET]},
     "guest_file": {
         "GET": [_query("path", "Of the guest, absolute.", True), _query("tar", "1: a directory too, as a tar.")],

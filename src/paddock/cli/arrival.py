@@ -4,7 +4,8 @@ An upload that was stopped or cut off is gone on with by the same command, if it
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 from urllib.parse import unquote, urlsplit
@@ -47,13 +48,15 @@ ISO = Kind("ISO", "isos", "/x/v1/isos", "put it into a drive: paddock server att
 
 @dataclass(frozen=True)
 class Wish:
-    """What shall come: `about` is its announcement, `given` what that of an earlier try must agree in."""
+    """What shall come: `about` is its announcement, `given` what that of an earlier try must agree in, `boot` the files
+    by name that come before its disk."""
 
     kind: Kind
     about: Json
     given: Json
     wait: bool = True
     output: Format = Format.TABLE
+    boot: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -87,15 +90,17 @@ def bring(api: Api, wish: Wish, file: Path | None, sha256: str) -> None:
     Ctrl-C, and what the API refuses."""
     wanted = upload.checked_sha256(sha256)
     if file:
-        upload.look_at(file)
+        for path in (*wish.boot.values(), file):
+            upload.look_at(path)
         _check_free(api, wish)  # reading a large file takes a while
+    boot = {name: upload.read(path, "") for name, path in wish.boot.items()}
     source = upload.read(file, wanted) if file else None
-    promised = source.sha256 if source else wanted
-    about = {**wish.about, **({"sha256": promised} if promised else {})}
-    wish = Wish(wish.kind, about, wish.given, wish.wait, wish.output)
+    wish = _promising(wish, source.sha256 if source else wanted, boot)
     answer = _announce(api, wish, source)
     thing, action = answer[wish.kind.key], answer.get("action")
     if source and thing["x_state"] != "building":
+        for name, part in boot.items():
+            _send(api, wish, thing, part, {"file": name})
         sent = _send(api, wish, thing, source)
         thing, action = sent.get(wish.kind.key) or thing, sent.get("action")
     if wish.wait:
@@ -103,6 +108,14 @@ def bring(api: Api, wish: Wish, file: Path | None, sha256: str) -> None:
     else:
         stderr().print(f"{wish.label} is accepted; `{_command(wish, 'show')}` shows how far it is")
     _tell(api, wish, thing)
+
+
+def _promising(wish: Wish, sha256: str, boot: Mapping[str, upload.Source]) -> Wish:
+    """It announces the checksums of what is to come."""
+    about = {**wish.about, **({"sha256": sha256} if sha256 else {})}
+    if boot:
+        about["boot"] = {**wish.about.get("boot", {}), **{name: {"sha256": s.sha256} for name, s in boot.items()}}
+    return replace(wish, about=about)
 
 
 def _command(wish: Wish, verb: str) -> str:
@@ -158,6 +171,7 @@ def _check_same(api: Api, wish: Wish, earlier: Json) -> None:
     give_up = f"`{_command(wish, 'delete')}` gives it up"
     if here.get("sha256") != wish.about.get("sha256"):
         raise Conflict(f"an upload of {wish.label} was begun with another file", hint=f"{give_up}; or use --name")
+    _check_same_boot(api, wish, earlier, give_up)
     shown = {key: earlier.get(key) for key in wish.given}
     if wrong := [key.removeprefix("x_").replace("_", " ") for key, value in wish.given.items() if shown[key] != value]:
         raise Conflict(
@@ -165,11 +179,22 @@ def _check_same(api: Api, wish: Wish, earlier: Json) -> None:
         )
 
 
-def _send(api: Api, wish: Wish, thing: Json, source: upload.Source) -> Json:
+def _check_same_boot(api: Api, wish: Wish, earlier: Json, give_up: str) -> None:
+    """Raises Conflict when what was begun has a kernel and this has none, or another one, or the other way round."""
+    if (earlier.get("x_cmdline") is not None) != bool(wish.boot):
+        raise Conflict(f"the upload of {wish.label} was begun {'without' if wish.boot else 'with'} a kernel of its own",
+                       hint=give_up)  # fmt: skip
+    for name in wish.boot:
+        here = api.get(wish.kind.content(earlier), {"file": name})
+        if here.get("sha256") != wish.about["boot"][name]["sha256"]:
+            raise Conflict(f"the upload of {wish.label} was begun with another {name}", hint=give_up)
+
+
+def _send(api: Api, wish: Wish, thing: Json, source: upload.Source, params: Mapping[str, str] | None = None) -> Json:
     """Send the file. What comes to nothing for good is removed again; what can be gone on with stays."""
     content = wish.kind.content(thing)
     try:
-        return upload.send(api, content, source) or {}
+        return upload.send(api, content, source, params) or {}
     except KeyboardInterrupt:
         _stopped(api, wish, content, source)
     except Unavailable as error:

@@ -74,11 +74,10 @@ class Api:
         with _naming(body):
             return _json(self._send("PUT", path, json=body))
 
-    def upload(self, path: str, chunks: Iterator[bytes], size: int, offset: int = 0) -> Json:
-        """PUT `size` bytes as they come, the first of which is that at `offset` of the whole."""
+    def upload(self, path: str, chunks: Iterator[bytes], size: int, params: Mapping[str, Any]) -> Json:
+        """PUT `size` bytes as they come; `params` say which of the whole they are."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         timeout = httpx.Timeout(ANSWER, read=600, write=120, connect=5)
-        params = {"offset": offset}
         return _json(self._send("PUT", path, content=chunks, headers=headers, params=params, timeout=timeout))
 
     def send_file(self, path: str, chunks: Iterator[bytes], size: int, params: Mapping[str, str]) -> Json:

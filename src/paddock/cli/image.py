@@ -1,5 +1,6 @@
 """`paddock image`: what servers are made from."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -22,6 +23,7 @@ from paddock.cli.session import api_of
 from paddock.cli.wait import Changes, NewName, NoWait, changed_labels, delete_each, tell
 
 BUILD = 3600.0  # seconds
+KERNEL_ARGS = "root=/dev/sda console=ttyS0"  # of an image with a kernel of its own, whose disk is one file system
 Image = Annotated[str, typer.Argument(metavar="IMAGE", help="Name or id.", show_default=False)]
 
 app = typer.Typer(no_args_is_help=True, help="Images: what servers are made from.")
@@ -104,7 +106,7 @@ def show_image(ctx: typer.Context, image: Image, output: Output = Format.TABLE) 
         ("Doing", i.get("x_doing")), ("Problem", i.get("x_problem")), ("System", i.get("os_flavor")),
         ("Version", i.get("os_version")), ("Login", i.get("x_default_user")), ("cloud-init", i.get("x_cloud_init")),
         ("Removed", "; ".join(i.get("x_cleaned") or ())), ("Shared", "; ".join(i.get("x_shared") or ())),
-        ("Firmware", i.get("x_firmware")),
+        ("Firmware", i.get("x_firmware")), ("Kernel arguments", i.get("x_cmdline")),
         ("Disk", _disk(i)), ("Size", gigabytes(i["image_size"]) if i.get("image_size") else None),
         ("Made of", (i.get("created_from") or {}).get("name")), ("Content", i.get("x_sha256")),
         ("Published at", i.get("x_published")), ("Verified", i.get("x_verified")),
@@ -147,8 +149,21 @@ def build(
 def import_image(
     ctx: typer.Context,
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="A disk: qcow2, raw, VMDK, VHDX, VHD, VDI.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A disk: qcow2, raw, VMDK, VHDX, VHD, VDI; with --disk: a name.",
+            show_default=False,
+        ),
     ] = "",
+    disk: Annotated[str, typer.Option(help="The disk, where FILE is a name.", show_default=False)] = "",
+    kernel: Annotated[
+        Path | None, typer.Option(help="A kernel of its own, which QEMU loads.", show_default=False)
+    ] = None,
+    initrd: Annotated[Path | None, typer.Option(help="The kernel's initrd.", show_default=False)] = None,
+    kernel_args: Annotated[
+        str | None, typer.Option(help=f"For the kernel; else '{KERNEL_ARGS}'.", show_default=False)
+    ] = None,
     url: Annotated[str, typer.Option(help="Fetch it from there: the cloud does.", show_default=False)] = "",
     name: Annotated[str, typer.Option("-n", "--name", help="Else made of the file's.", show_default=False)] = "",
     sha256: Annotated[str, typer.Option(help="What its SHA-256 must be.", show_default=False)] = "",
@@ -165,21 +180,41 @@ def import_image(
 ) -> None:
     """Make an image of a disk: a file of this machine, or what an address has.
 
+    A disk with a --kernel beside it is started by that, without a boot loader.
+
     An upload that was cut off, or stopped with Ctrl-C, goes on when you give the same command again.
 
     Examples:
       paddock image import debian-12.qcow2 --name my-debian --user debian
       paddock image import disk.raw --no-cloud-init
       paddock image import https://example.com/disk.qcow2.xz --sha256 9f86d...
+      paddock image import mine --disk root.img --kernel vmlinuz --initrd initrd
     """
+    if disk:
+        name, file = name or file, disk
     path, address = arrival.place(file, url)
+    boot = _own_kernel(path, kernel, initrd, kernel_args)
     name = name or arrival.name_of(path, address)
     given: Json = {"description": description or name, "os_flavor": os_flavor}
     given |= {"x_default_user": user, "x_cloud_init": cloud_init}
     about: Json = {"name": name, "url": address, "os_version": os_version}
     about |= {"firmware": firmware} if firmware else {}
-    about |= {key.removeprefix("x_"): value for key, value in given.items()}
-    arrival.bring(api_of(ctx), arrival.Wish(arrival.IMAGE, about, given, not no_wait, output), path, sha256)
+    if boot:
+        about["boot"] = {"cmdline": KERNEL_ARGS if kernel_args is None else kernel_args}
+        given["x_cmdline"] = about["boot"]["cmdline"]
+    about |= {key.removeprefix("x_"): value for key, value in given.items() if key != "x_cmdline"}
+    arrival.bring(api_of(ctx), arrival.Wish(arrival.IMAGE, about, given, not no_wait, output, boot), path, sha256)
+
+
+def _own_kernel(disk: Path | None, kernel: Path | None, initrd: Path | None, arguments: str | None) -> dict[str, Path]:
+    """The files of a kernel that comes beside the disk, by name. Raises typer.BadParameter for half of one."""
+    if kernel is None:
+        if initrd or arguments is not None:
+            raise typer.BadParameter("--initrd and --kernel-args need --kernel")
+        return {}
+    if disk is None:
+        raise typer.BadParameter("with --kernel the disk must be a file of this machine")
+    return {"kernel": kernel, **({"initrd": initrd} if initrd else {})}
 
 
 @app.command("rename")

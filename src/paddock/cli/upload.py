@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -58,32 +58,33 @@ def checked_sha256(text: str) -> str:
     return text.lower()
 
 
-def send(api: Api, content: str, source: Source) -> Json | None:
-    """PUT a file to the path `content`, from where an earlier upload ended. What is answered when it is whole; None if
-    it was whole already. A connection that is cut is made anew as long as more and more arrives.
+def send(api: Api, content: str, source: Source, params: Mapping[str, str] | None = None) -> Json | None:
+    """PUT a file to the path `content`, from where an earlier upload ended; `params` say which file of it is meant.
+    What is answered when it is whole; None if it was whole already. A connection that is cut is made anew as long as
+    more and more arrives.
 
     Raises Unavailable when nothing arrives any more, Conflict when somebody else sends it, and what the API refuses.
     """
     tries, before = 0, -1
     with Bar(f"Uploading {source.path.name}", source.size) as bar:
         while True:
-            here = received(api, content, PATIENCE)
+            here = received(api, content, PATIENCE, params)
             if here is None:
                 return None
             tries, before = (0 if here > before else tries + 1), here
             bar.at(here)
             chunks = _counted(_chunks(source.path, here, source.size), bar.advance)
             try:
-                return api.upload(content, chunks, source.size - here, here)
+                return api.upload(content, chunks, source.size - here, {**(params or {}), "offset": here})
             except (Unavailable, Conflict):
                 if tries >= TRIES:
                     raise
                 clock.sleep(min(0.25 * 2**tries, 4))
 
 
-def received(api: Api, content: str, patience: float = 0) -> int | None:
+def received(api: Api, content: str, patience: float = 0, params: Mapping[str, str] | None = None) -> int | None:
     """How many bytes are there to go on from; None when it is whole."""
-    said = api.get(content, patience=patience)
+    said = api.get(content, params, patience=patience)
     return int(said["received"]) if said["state"] in ("absent", "failed") else None
 
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 KEYS_KEPT = timedelta(days=1)
 UPLOADS_KEPT = 24 * 3600.0  # seconds since something last came of it
-UPLOAD = re.compile(r"image-(\d{1,16})")
+UPLOAD = re.compile(r"image-(\d{1,16})(-(kernel|initrd)(\.part)?)?")
 
 
 def tidy() -> None:
@@ -29,10 +29,15 @@ def tidy() -> None:
 
 
 def _given_up(path: Path) -> bool:
-    """Whether it is an upload that nobody goes on with, and that no flow reads or writes."""
+    """Whether it is an upload that nobody goes on with, and that no flow reads or writes. A kernel is kept as long as
+    something of its disk comes."""
     name = UPLOAD.fullmatch(path.name)
+    if name is None:
+        return False
     try:
-        idle = clock.now().timestamp() - path.stat().st_mtime
+        disk = path.with_name(f"image-{name[1]}")
+        last = max(p.stat().st_mtime for p in (path, disk) if p == path or p.exists())
     except FileNotFoundError:
         return False
-    return bool(name and idle > UPLOADS_KEPT and not Image.objects.filter(pk=int(name[1]), state="building").exists())
+    idle = clock.now().timestamp() - last
+    return idle > UPLOADS_KEPT and not Image.objects.filter(pk=int(name[1]), state="building").exists()

@@ -17,6 +17,7 @@ from paddock.base.errors import CommandFailed, DiskFull, Invalid, NotFound
 from paddock.base.run import Completed, Identity, run
 from paddock.images import unpack
 from paddock.images.inspect import Format, Found, inspect, inspect_iso, sane_disk_size
+from paddock.images.kernel import Boot
 from paddock.images.partitions import HEAD, boots_by
 from paddock.images.store import ImageStore, file_sha256
 from paddock.machine.image import ImageManifest, Role
@@ -37,6 +38,7 @@ def import_disk(
     sha256: str = "",
     size: int | None = None,
     kernel_of: ImageManifest | None = None,
+    boot: Boot | None = None,
     max_size: int = 64 * GIB,
     **about: Any,
 ) -> ImageManifest:
@@ -45,11 +47,14 @@ def import_disk(
 
     `sha256` and `size` (bytes) are what the upload shall have, if known, `max_size` (bytes) what it may unpack to;
     `about` are further fields of the manifest. What firmware boots it is found out, unless they say it. With
-    `kernel_of` the new image boots as that one does: its kernel and initrd are copied out of the store.
-    Raises NotFound, Invalid (field `content`, `sha256`, `size` or one of the manifest's) or DiskFull; nothing is left
-    behind then.
+    `kernel_of` the new image boots as that one does: its kernel and initrd are copied out of the store; with `boot`
+    those are copied that came beside the disk.
+    Raises NotFound, Invalid (field `content`, `kernel`, `initrd`, `sha256`, `size` or one of the manifest's) or
+    DiskFull; nothing is left behind then.
     """
     _check_arrival(upload, sha256, size)
+    if boot:
+        boot.check()
     with store.scratch() as place, _Box(_unpacked(upload, place, max_size), place) as box:
         found = inspect(box.path / "upload")
         if found.format not in (Format.RAW, Format.VHD):  # those that qemu-img can check
@@ -63,6 +68,9 @@ def import_disk(
         if kernel_of:
             files |= _kernel_files(kernel_of, store, place)
             about |= {"direct_boot": kernel_of.direct_boot, "cmdline": kernel_of.cmdline}
+        if boot:
+            files |= {role: _copied(file, place / role.value) for role, file in boot.files.items()}
+            about |= {"direct_boot": True, "cmdline": boot.cmdline}
         return store.publish(files, name=name, disk_size=found.disk_size, **about)
 
 
@@ -98,6 +106,12 @@ def _kernel_files(image: ImageManifest, store: ImageStore, place: Path) -> dict[
                 field="image",
             )
     return found
+
+
+def _copied(source: Path, target: Path) -> Path:
+    _check_room(target.parent, source.stat().st_size)
+    _copy(source, target)
+    return target
 
 
 def _copy(source: Path, target: Path) -> None:

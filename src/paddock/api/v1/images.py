@@ -64,6 +64,7 @@ class ImageReply(Reply):
     x_published: str | None = None
     x_verified: str | None = None
     x_firmware: str | None
+    x_cmdline: str | None = None
     x_frozen: bool | None
     x_not_frozen: str | None
 
@@ -128,6 +129,7 @@ def shown(image: Image) -> ImageReply:
         x_published=image.url or None if image.catalogue else None,
         x_verified=image.verified or None,
         x_firmware=_firmware(image),
+        x_cmdline=_cmdline(image),
         x_frozen=image.frozen,
         x_not_frozen=image.not_frozen or None,
     )
@@ -135,8 +137,15 @@ def shown(image: Image) -> ImageReply:
 
 def _firmware(image: Image) -> str | None:
     """What boots it, once that is known. An ISO says nothing of it."""
-    known = image.manifest.get("firmware", "bios") if image.manifest else None
+    known = image.manifest.get("firmware", "bios") if image.manifest and not image.announced else None
     return image.firmware or known
+
+
+def _cmdline(image: Image) -> str | None:
+    """The kernel arguments of an image whose kernel QEMU loads; None for one whose disk boots by itself."""
+    if image.announced:
+        return image.announced.cmdline
+    return image.manifest.get("cmdline", "") if image.manifest.get("direct_boot") else None
 
 
 def _status(image: Image) -> str:

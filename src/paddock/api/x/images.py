@@ -8,13 +8,15 @@ from ninja import Router, Status
 from pydantic import Field
 
 from paddock.api.auth import correlation, project
-from paddock.api.errors import uniqueness
+from paddock.api.errors import invalid, uniqueness
 from paddock.api.paging import get
 from paddock.api.v1 import actions, images
 from paddock.api.v1.common import Body, Line, Reply
 from paddock.cloud.flows import image as flow
 from paddock.cloud.flows import quota
 from paddock.cloud.models import Action, Image
+from paddock.cloud.models.image import OwnKernel
+from paddock.machine.image import Role
 
 router = Router(tags=["x: images"])
 
@@ -23,8 +25,29 @@ Sha256 = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{64})?$")]
 Url = Annotated[str, Field(max_length=2000, pattern=r"^(https?://[^\s/]+(/\S*)?)?$")]
 
 
+class BootFile(Body):
+    """A file that is to come beside the disk."""
+
+    sha256: Sha256 = ""
+
+
+class Boot(Body):
+    """QEMU loads this kernel itself. The files are sent before the disk, to `content?file=kernel` and `?file=initrd`;
+    `cmdline`: the kernel's arguments, to which a server may add its own."""
+
+    kernel: BootFile
+    initrd: BootFile | None = None
+    cmdline: Annotated[Line, Field(max_length=1024)] = ""
+
+    def announced(self) -> OwnKernel:
+        """As the image's row has it."""
+        files = {Role.KERNEL: self.kernel} | ({Role.INITRD: self.initrd} if self.initrd else {})
+        return OwnKernel(files={role: file.sha256.lower() for role, file in files.items()}, cmdline=self.cmdline)
+
+
 class CreateImage(Body):
-    """An image whose disk is fetched from `url`; without one it will be uploaded."""
+    """An image whose disk is fetched from `url`; without one it will be uploaded. With `boot` it has a kernel of its
+    own, and all of it is uploaded."""
 
     name: images.Name
     url: Url = ""
@@ -35,6 +58,7 @@ class CreateImage(Body):
     cloud_init: bool = True
     sha256: Sha256 = ""
     firmware: Literal["bios", "uefi"] | None = None  # what boots it; left out: found out by its partition table
+    boot: Boot | None = None
 
 
 class NewImage(Reply):
@@ -47,6 +71,8 @@ class NewImage(Reply):
 @router.post("/images", response={201: NewImage})
 def create_image(request: HttpRequest, body: CreateImage) -> Status[NewImage]:
     """Announce an image. Its disk is fetched from `url`, or is then sent to /x/v1/images/{id}/content."""
+    if body.boot and body.url:
+        raise invalid("url", "can't be used with boot: a disk with a kernel of its own is uploaded")
     image = Image(
         project=project(request),
         name=body.name,
@@ -58,6 +84,7 @@ def create_image(request: HttpRequest, body: CreateImage) -> Status[NewImage]:
         firmware=body.firmware or "",
         expected_sha256=body.sha256.lower(),
         url=body.url,
+        manifest={"announced": body.boot.announced().model_dump(mode="json")} if body.boot else {},
         type="snapshot",
         step="rest",
         next_at=None,

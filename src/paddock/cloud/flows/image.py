@@ -4,8 +4,6 @@ A deleted one is hidden at once; its content goes when the last server that stan
 """
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -15,6 +13,20 @@ from django.db.models.functions import Now
 from paddock.base.errors import Conflict, InUse, NotFound, PaddockError, Protected, Refused
 from paddock.cloud.flows import actions, origin, prune
 from paddock.cloud.flows.engine import Flow, from_now, register, wake
+from paddock.cloud.flows.image_files import (
+    IMAGE,
+    about_of,
+    boot_of,
+    fetch_job,
+    fetch_request,
+    its_server,
+    look_job,
+    manifest_name,
+    promised,
+    remove_content,
+    remove_files,
+    upload_of,
+)
 from paddock.cloud.flows.steps import Again, Done, Gone, Next, Then, step
 from paddock.cloud.models import Action, Image, ImageCopy, Server
 from paddock.cloud.nodes import hypervisor
@@ -52,7 +64,7 @@ def want(image: Image) -> None:
 class ImageFlow(Flow[Image]):
     """Steps of an image."""
 
-    kind = "image"
+    kind = IMAGE
     lock_class = 2
     model = Image
 
@@ -77,7 +89,7 @@ class ImageFlow(Flow[Image]):
     @step(seconds=60, by_hand=False)
     def fetch(self, image: Image) -> Next[Image]:
         """Start fetching it from its URL, in a process that outlives the worker."""
-        fetch.start(fetch_job(image), origin.request(image, upload_of(image)) or _fetch_request(image))
+        fetch.start(fetch_job(image), origin.request(image, upload_of(image)) or fetch_request(image))
         return Then(self.await_fetched)
 
     @step(seconds=origin.FETCH_SECONDS, by_hand=False)
@@ -102,18 +114,19 @@ class ImageFlow(Flow[Image]):
         upload, store = upload_of(image), ImageStore(settings.STATE.images)
         name = manifest_name(image)
         if image.type == "iso":
-            manifest = import_iso(upload, store, name, sha256=_promised(image), **_about(image))
+            manifest = import_iso(upload, store, name, sha256=promised(image), **about_of(image))
         else:
             kernel_of = store.get(image.kernel_of) if image.kernel_of else None
-            about = {**_about(image), "max_size": settings.PADDOCK.images.max_gib * GIB}
-            manifest = import_disk(upload, store, name, sha256=_promised(image), kernel_of=kernel_of, **about)
+            about = {**about_of(image), "max_size": settings.PADDOCK.images.max_gib * GIB}
+            about |= {"sha256": promised(image), "kernel_of": kernel_of, "boot": boot_of(image)}
+            manifest = import_disk(upload, store, name, **about)
         self._adopt(image, manifest.sha256)
         return Then(self.tidy)
 
     @step(by_hand=False)
     def tidy(self, image: Image) -> Next[Image]:
         """Remove the files that it was made of."""
-        if not _remove_files(image):
+        if not remove_files(image):
             return Again(0.1, "its download to end")
         return Then(self.rest, finishes=True)
 
@@ -185,7 +198,7 @@ class ImageFlow(Flow[Image]):
             image.set(state="failed", problem=image.problem or "it was deleted", doing="")
         if waits_for := _end_snapshot(image):
             return Again(0.3, waits_for)
-        if not _remove_files(image):
+        if not remove_files(image):
             return Again(0.2, "its download to end")
         return Then(self.destroy)
 
@@ -212,7 +225,7 @@ class ImageFlow(Flow[Image]):
             ours = Image.objects.select_for_update(of=("self",)).filter(pk=image.pk, epoch=image.epoch)
             if not ours.exists() or _stands_on(image):
                 return Done()
-            _remove_content(image)
+            remove_content(image)
             ours.delete()
             why = {"error_code": "image_deleted", "error_message": "the image was deleted before this was done"}
             _running(image).update(status="error", progress=100, finished=Now(), **why)
@@ -230,77 +243,12 @@ class ImageFlow(Flow[Image]):
     @step(by_hand=False)
     def drop(self, image: Image) -> Next[Image]:
         """Remove what there is of one that came to nothing. An upload stays, to be checked again or sent anew."""
-        if not _remove_files(image):
+        if not remove_files(image):
             return Again(0.2, "its download to end")
         return Then(self.rest)
 
 
-# What the steps work on
-
-
-def upload_of(image: Image) -> Path:
-    """The file that it is made of, as it was uploaded, fetched or copied."""
-    return settings.STATE.uploads / f"image-{image.pk}"
-
-
-def fetch_job(image: Image) -> Path:
-    """The directory of its download."""
-    return settings.STATE.uploads / f"fetch-{image.pk}"
-
-
-def look_job(image: Image) -> Path:
-    """The directory of a look at what its publisher has."""
-    return settings.STATE.uploads / f"look-{image.pk}"
-
-
-def manifest_name(image: Image) -> str:
-    """Its name in the store. Snapshots have none of their own."""
-    return image.name or f"{image.type}-{image.pk}"
-
-
-def _fetch_request(image: Image) -> fetch.Request:
-    allowed = settings.PADDOCK.images
-    asked = _running(image).filter(pk=image.action_id or 0).first()
-    return fetch.Request(
-        url=image.url,
-        target=upload_of(image),
-        sha256=image.expected_sha256,
-        anywhere=allowed.allow_private_addresses or bool(asked and asked.arguments.get("anywhere")),
-        trust=settings.STATE.root / allowed.ca_file if allowed.ca_file else None,
-        max_size=allowed.max_gib * GIB,
-    )
-
-
-def _promised(image: Image) -> str:
-    """The sha256 that the file must have; a fetched one was looked at before it was unpacked."""
-    return "" if image.url else image.expected_sha256
-
-
-def _about(image: Image) -> dict[str, Any]:
-    """What its manifest says of it besides its files."""
-    about: dict[str, Any] = {
-        "description": image.description,
-        "os_flavor": image.os_flavor,
-        "os_version": image.os_version,
-    }
-    if image.type == "iso":
-        return about
-    if entry := origin.entry_of(image):
-        only = {"firmware": entry.firmware[0]} if len(entry.firmware) == 1 else {}  # else its disk says it
-        facts = {"guest_agent": entry.guest_agent, **only}
-        return about | {"default_user": image.default_user, "cloud_init": image.cloud_init, **facts}
-    server = _its_server(image)
-    has_agent = bool(server and server.image.manifest.get("guest_agent"))
-    if image.firmware:
-        about["firmware"] = image.firmware
-    return about | {"default_user": image.default_user, "cloud_init": image.cloud_init, "guest_agent": has_agent}
-
-
-def _its_server(image: Image) -> Server | None:
-    """The server that a snapshot is of, if that is still there."""
-    if image.uuid is None or image.created_from_id is None:
-        return None
-    return Server.objects.filter(pk=image.created_from_id).select_related("node", "image").first()
+# What the steps ask
 
 
 def _stands_on(image: Image) -> bool:
@@ -310,7 +258,7 @@ def _stands_on(image: Image) -> bool:
 
 def _end_snapshot(image: Image) -> str:
     """Have its server give up the copy that is being taken. Returns what that waits for; empty: there is none."""
-    server = _its_server(image)
+    server = its_server(image)
     if server is None or image.uuid is None or image.sha256:
         return ""
     if actions.running("server", server.pk).filter(command="create_image", arguments__image=image.pk).exists():
@@ -324,31 +272,6 @@ def _end_snapshot(image: Image) -> str:
         except PaddockError as e:  # a newer worker has the server, or its node is down
             return f"node {server.node.name} to drop its copy: {e.message}"
     return ""
-
-
-def _remove_files(image: Image) -> bool:
-    """Remove what it was made of, and end its download. False: that has not ended yet."""
-    ended = fetch.cancel(fetch_job(image)) and fetch.cancel(look_job(image))
-    if ended:
-        upload_of(image).unlink(missing_ok=True)
-    return ended
-
-
-def _remove_content(image: Image) -> None:
-    """Remove it from the store, unless another row has the same content."""
-    store = ImageStore(settings.STATE.images)
-    others = Image.objects.exclude(pk=image.pk)
-    for sha256 in [image.sha256] if image.sha256 else _strays(image, store):
-        if not others.filter(sha256=sha256).exists():
-            store.remove(sha256)
-
-
-def _strays(image: Image, store: ImageStore) -> list[str]:
-    """What a worker that died may have put into the store before it could write that down."""
-    name = manifest_name(image)
-    if Image.objects.filter(name=name, state="building").exclude(pk=image.pk).exists():
-        return []  # another project's of that name is just being made
-    return [m.sha256 for m in store.list() if m.name == name]
 
 
 # What is asked from outside

@@ -7,7 +7,16 @@ from django.db.models.functions import Now
 from paddock.cloud.models.living import Living, due_index
 from paddock.cloud.models.node import Node
 from paddock.cloud.models.project import Project
-from paddock.machine.image import ImageManifest
+from paddock.machine.image import ImageManifest, Role
+from paddock.machine.spec import Frozen
+
+
+class OwnKernel(Frozen):
+    """That an image which is still to come brings a kernel: its files with the sha256 that each must have, empty where
+    none was said, and the kernel's arguments."""
+
+    files: dict[Role, str]
+    cmdline: str
 
 
 class Image(Living):
@@ -32,7 +41,7 @@ class Image(Living):
     percent = models.IntegerField(default=0)
     doing = models.CharField(max_length=200, default="")
     sha256 = models.CharField(max_length=64, default="")  # of the manifest, once ready
-    manifest = models.JSONField(default=dict)
+    manifest = models.JSONField(default=dict)  # once ready; before, only what was `announced`
     url = models.TextField(default="")  # where its content is to be fetched from
     version = models.CharField(max_length=63, default="", blank=True)  # of what was fetched, as its publisher names it
     catalogue = models.BooleanField(default=False)  # it comes from the catalogue: built or fetched, and so again
@@ -67,6 +76,12 @@ class Image(Living):
     def made_of(self) -> ImageManifest:
         """The manifest of a ready image."""
         return ImageManifest.model_validate(self.manifest)
+
+    @property
+    def announced(self) -> OwnKernel | None:
+        """The kernel that is to come with it; None for most images, and for one that is ready."""
+        said = self.manifest.get("announced")
+        return OwnKernel.model_validate(said) if said else None
 
 
 class ImageCopy(models.Model):
