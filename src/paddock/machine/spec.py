@@ -103,6 +103,8 @@ class Machine(Frozen):
     nested: bool = False  # may run virtual machines itself, where the host can
     dedicated_cpus: bool = False  # each of its CPUs has one of the host's for itself
     huge_pages: bool = False
+    # From whose warm images its first start may begin: "public", or a project's; empty: it boots.
+    warm: Annotated[str, Field(pattern=r"^[a-z0-9-]{0,40}$")] = ""
 
 
 class Power(StrEnum):

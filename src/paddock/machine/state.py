@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from paddock.machine.spec import Frozen
+from paddock.machine.warm import Start
 
 
 class Phase(StrEnum):
@@ -39,6 +40,7 @@ class MachineState(Frozen):
     host_restarted: bool = False  # it crashed because its host did, or was restarted while it ran
     rebooting: bool = False  # its guest asked for a reboot that needs a new start: out of the rescue system
     cold_start: str = ""  # why it did not go on with the memory that it was hibernated with, while it is on
+    began: Start = Start()  # how its first start began, while it is on
     epoch: int = 0
 
 

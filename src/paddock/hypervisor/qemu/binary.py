@@ -1,10 +1,12 @@
 """The QEMU program of this host: where it is, its version, and what it was built with."""
 
 import functools
+import hashlib
 import os
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 from paddock.base import ovmf, run
 from paddock.base.errors import Refused
@@ -43,6 +45,7 @@ def _ask(path: str, _changed: int) -> Binary:
         version=version_of(text),
         sandbox="-sandbox on" in text,
         user_network="-netdev user" in text,
+        build=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
     )
     if not binary.user_network:
         raise Refused(f"QEMU {binary.version} was built without user-mode networking", hint=_HINT)

@@ -15,7 +15,7 @@ from paddock.hypervisor.qemu import firmware
 from paddock.hypervisor.qemu.devices import cd_drive, cd_place, volume_words
 from paddock.hypervisor.qemu.layout import image_file
 from paddock.machine.image import ImageManifest, Role
-from paddock.machine.spec import Machine
+from paddock.machine.spec import Machine, UserNetwork
 from paddock.machine.state import Accelerator
 
 ROOT_PORTS = 8
@@ -25,6 +25,8 @@ MEMORY_SLOTS = 16  # how many times memory can be added to one run
 RESET_ENDS = "-no-reboot"  # in the rescue system: its guest's reboot leads out of it
 TRACE_SHUTDOWN = "qemu_system_shutdown_request"  # noted in QEMU's log when a guest switches itself off
 HUGE = "huge0"  # the memory of a machine in huge pages
+WARM = "warm0"  # the memory of one that began from a warm image, or is to become one
+WARM_PORT = "rp0"  # where the network card of such a machine is plugged in
 NOT_NESTED = "host,vmx=off,svm=off"
 TCG_CACHE_MIB = 256  # of translated code, at most; QEMU's own limit is 1 GiB, more than our small guests have
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -41,10 +43,32 @@ class Binary:
     sandbox: bool
     user_network: bool
     uefi_code: str = ""  # the firmware's file; empty where there is none
+    build: str = ""  # tells this program from any other of its version
+
+    @property
+    def private_files(self) -> bool:
+        """Whether a file that it may only read can be a guest's memory, its own from the first write on."""
+        return tuple(int(n) for n in self.version.split(".")[:2]) >= (8, 2)
+
+
+@dataclass(frozen=True)
+class Warm:
+    """What is different in a machine that began from a warm image, as long as its QEMU or its memory lives: how its
+    memory is called, and that its network card came later."""
+
+    file: str = ""  # the warm image's memory; empty: memory of its own
+    shared: bool = False  # what it writes becomes the file's content: how a warm image is made
+    card: bool = True  # whether its network card is there already
+    alone: bool = False  # the card leads nowhere
 
 
 def command_line(
-    machine: Machine, manifest: ImageManifest, binary: Binary, accelerator: Accelerator, paused: bool
+    machine: Machine,
+    manifest: ImageManifest,
+    binary: Binary,
+    accelerator: Accelerator,
+    paused: bool,
+    warm: Warm | None = None,
 ) -> list[str]:
     """The words to start a machine with. `manifest` is what it boots: its image, or that of its rescue system. Raises
     Invalid for a word that QEMU would take for more than one option, Refused for a firmware that is not here."""
@@ -54,10 +78,11 @@ def command_line(
     return [
         binary.program,
         *_process(machine, binary, paused),
-        *_board(machine, accelerator),
+        *_board(machine, binary, accelerator, warm),
         *_uefi(machine, binary),
         *_control(),
         *_layout_1(machine),
+        *_card(machine, warm),
         *_drives(machine, boots_kernel),
         *(_boot_kernel(machine, manifest) if boots_kernel else ["-boot", "strict=on"]),
         *([RESET_ENDS, "-trace", TRACE_SHUTDOWN] if machine.rescue else []),
@@ -88,22 +113,31 @@ def _process(machine: Machine, binary: Binary, paused: bool) -> list[str]:
     ]  # fmt: skip
 
 
-def _board(machine: Machine, accelerator: Accelerator) -> list[str]:
+def _board(machine: Machine, binary: Binary, accelerator: Accelerator, warm: Warm | None) -> list[str]:
     kvm = accelerator == Accelerator.KVM
     kind = _plain(machine.machine_type, "machine_type")
     return [
-        "-machine", f"{kind},usb=off,vmport=off{_firmware(machine)}{_pages(machine)}",
+        "-machine", f"{kind},usb=off,vmport=off{_firmware(machine)}{_backend(machine, warm)}",
         "-accel", "kvm" if kvm else f"tcg,tb-size={TCG_CACHE_MIB}",
         "-cpu", ("host" if machine.nested else NOT_NESTED) if kvm else "max",
         "-smp", _cpus(machine),
         "-m", _memory(machine),
-        *_huge_pages(machine),
+        *(_warm_memory(machine, warm, binary) if warm else _huge_pages(machine)),
         "-rtc", "base=utc",
     ]  # fmt: skip
 
 
-def _pages(machine: Machine) -> str:
-    return f",memory-backend={HUGE}" if machine.huge_pages else ""
+def _backend(machine: Machine, warm: Warm | None) -> str:
+    name = WARM if warm else HUGE if machine.huge_pages else ""
+    return f",memory-backend={name}" if name else ""
+
+
+def _warm_memory(machine: Machine, warm: Warm, binary: Binary) -> list[str]:
+    size = f"size={machine.memory_mib}M"
+    if not warm.file:
+        return ["-object", f"memory-backend-ram,id={WARM},{size}"]
+    share = "on" if warm.shared else "off,readonly=on,rom=off" if binary.private_files else "off"
+    return ["-object", f"memory-backend-file,id={WARM},{size},mem-path={warm.file},share={share}"]
 
 
 def _huge_pages(machine: Machine) -> list[str]:
@@ -154,7 +188,6 @@ def _control() -> list[str]:
 
 
 def _layout_1(machine: Machine) -> list[str]:
-    network = machine.network
     seed = "rescue.iso" if machine.rescue else "seed.iso"
     return [
         "-device", "VGA,id=vga0,bus=pcie.0,addr=0x1",
@@ -172,9 +205,24 @@ def _layout_1(machine: Machine) -> list[str]:
         "-blockdev", f"driver=file,node-name=seed-file,filename={seed},read-only=on",
         "-blockdev", "driver=raw,node-name=seed,file=seed-file,read-only=on",
         "-device", "scsi-cd,id=seed,bus=scsi0.0,scsi-id=1,drive=seed",
-        "-netdev", f"user,id=net0,hostfwd=tcp:{_ipv4(network.ssh_address)}:{network.ssh_port}-:22",
-        "-device", f"virtio-net-pci,id=net0,netdev=net0,mac={_mac(network.mac)},bus=pcie.0,addr=0x5,romfile=",
     ]  # fmt: skip
+
+
+def _card(machine: Machine, warm: Warm | None) -> list[str]:
+    if warm and not warm.card:
+        return []
+    network = machine.network
+    leads = "restrict=on" if warm and warm.alone else f"hostfwd={forwarded(network)}"
+    place = f"bus={WARM_PORT}" if warm else "bus=pcie.0,addr=0x5"
+    return [
+        "-netdev", f"user,id=net0,{leads}",
+        "-device", f"virtio-net-pci,id=net0,netdev=net0,mac={_mac(network.mac)},{place},romfile=",
+    ]  # fmt: skip
+
+
+def forwarded(network: UserNetwork) -> str:
+    """The rule by which its SSH port answers on the node."""
+    return f"tcp:{_ipv4(network.ssh_address)}:{network.ssh_port}-:22"
 
 
 def _root_ports() -> list[str]:

@@ -20,7 +20,7 @@ from uuid import UUID
 from paddock.base import clock, run
 from paddock.base.errors import CommandFailed, DiskFull, PaddockError, Refused, Unavailable
 from paddock.hypervisor.qemu import disks, files, identity
-from paddock.hypervisor.qemu.layout import Layout, MachineDir, image_file
+from paddock.hypervisor.qemu.layout import Layout, MachineDir
 from paddock.hypervisor.qemu.live import Live
 from paddock.machine.image import Role
 from paddock.machine.spec import GIB, MIB
@@ -85,6 +85,8 @@ def needed(layout: Layout, directory: MachineDir) -> int:
     """Bytes that a copy of the disk takes at most: what it and its image hold, and qcow2's own tables."""
     image = disks.image_of(directory.root)
     held = directory.system_disk.lstat().st_blocks * 512 + files.size_of(layout.image(image) / Role.DISK)
+    if warm := disks.warm_of(directory.root):
+        held += files.size_of(layout.warm_image(warm).system_disk)
     size = disks.virtual_size(directory.system_disk)
     return min(held, size) + size // 4096 + 4 * MIB
 
@@ -257,10 +259,8 @@ def _words(copy: Copy, size: int) -> list[str]:
 def _chain(directory: MachineDir) -> str:
     """The disk and its image by name, so that what the disk's header says of other files is not looked at. Read
     without a lock: nobody shall be kept from starting the machine (we look afterwards whether somebody did)."""
-    image = image_file(disks.image_of(directory.root), Role.DISK)
-    base = {"driver": "qcow2", "file": {"driver": "file", "filename": image}, "backing": None}
-    file = {"driver": "file", "filename": directory.system_disk.name}
-    return "json:" + json.dumps({"driver": "qcow2", "file": file, "backing": base, "force-share": True})
+    node = disks.closed(disks.qcow2(directory.system_disk.name, disks.backing(directory)))
+    return "json:" + json.dumps({**node, "force-share": True})
 
 
 def _check_plain(path: Path) -> None:

@@ -8,16 +8,18 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from paddock.base import run
 from paddock.base.errors import CommandFailed, Conflict, DiskFull, Invalid, PaddockError, Refused
 from paddock.hypervisor.qemu import files, identity
-from paddock.hypervisor.qemu.layout import Layout, MachineDir, image_file
+from paddock.hypervisor.qemu.layout import Layout, MachineDir, image_file, warm_file
 from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import GIB, Disk
 
 SECTOR = 512
+WARM_DISK = "system.qcow2"  # a warm image's
 _DATA_FILE = 4  # qcow2's incompatible feature of that bit
 
 
@@ -50,6 +52,65 @@ def image_of(root: Path) -> str:
     return files.read_tail(root / "image", 64).decode(errors="replace")
 
 
+def warm_of(root: Path) -> str:
+    """The warm image whose disk the disk in a machine's directory stands on; empty: it stands on its image itself."""
+    return files.read_tail(root / "warm", 64).decode(errors="replace")
+
+
+def is_fresh(directory: MachineDir) -> bool:
+    """Whether no machine has ever run with this disk."""
+    return _fresh_file(directory).exists()
+
+
+def use(directory: MachineDir) -> None:
+    """A machine is about to run with it."""
+    _fresh_file(directory).unlink(missing_ok=True)
+
+
+def renew(layout: Layout, directory: MachineDir, disk: Disk) -> None:
+    """An empty one in the place of one that nobody has used. Raises DiskFull, Conflict while the machine runs."""
+    _explain_full(lambda: _make(layout, directory, disk), directory.root, disk.size)
+
+
+def stand_on_warm(layout: Layout, directory: MachineDir, warm: str, size: int) -> None:
+    """Put one in its place that stands on the disk of a warm image. The mark comes first: what it names is kept.
+    Raises DiskFull, Conflict while the machine runs."""
+    empty = layout.overlays / f"{warm}-{size}.qcow2"
+
+    def make() -> None:
+        if not empty.exists():
+            _make_empty(empty, warm_file(warm, WARM_DISK), size)
+        files.write_whole(directory.root / "warm", warm.encode(), sync=False)
+        _put(directory, empty)
+
+    _explain_full(make, directory.root, size)
+
+
+def make_over(directory: MachineDir, base: str, size: int) -> None:
+    """A first disk over the file of that name. Raises DiskFull."""
+    _explain_full(lambda: _make_empty(directory.system_disk, base, size), directory.root, size)
+
+
+def backing(directory: MachineDir, up: str = "") -> dict[str, Any]:
+    """What a machine's disk stands on, as a block node of QEMU: said, and not read out of a disk that a guest had.
+    `up` leads from where QEMU stands to the machine's directory."""
+    base = qcow2(up + image_file(image_of(directory.root), Role.DISK))
+    warm = warm_of(directory.root)
+    return qcow2(up + warm_file(warm, WARM_DISK), base) if warm else base
+
+
+def qcow2(filename: str, backing: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A block node of QEMU."""
+    node: dict[str, Any] = {"driver": "qcow2", "file": {"driver": "file", "filename": filename}}
+    return {**node, "backing": backing} if backing else node
+
+
+def closed(node: dict[str, Any]) -> dict[str, Any]:
+    """The same, and that nothing is below the last of it: where that is not said, its header is believed."""
+    below = node.get("backing")
+    return {**node, "backing": closed(below) if below else None}
+
+
 def _make(layout: Layout, directory: MachineDir, disk: Disk) -> None:
     """Named in place only when whole: what a crash leaves behind is made again.
 
@@ -59,20 +120,31 @@ def _make(layout: Layout, directory: MachineDir, disk: Disk) -> None:
     image = disk.image or ""
     empty = layout.overlay(image, disk.size)
     if not empty.exists():
-        _make_empty(empty, image, disk.size)
+        _make_empty(empty, image_file(image, Role.DISK), disk.size)
     first = not directory.system_disk.exists()
+    if first:
+        files.write_whole(directory.root / "image", image.encode())
+    _put(directory, empty)
+    (directory.root / "warm").unlink(missing_ok=True)
+    if not first:
+        files.write_whole(directory.root / "image", image.encode())
+    if disk.generation or not first:
+        files.write_whole(_generation_file(directory), str(disk.generation).encode())
+    _fresh_file(directory).touch(0o600)
+
+
+def _put(directory: MachineDir, empty: Path) -> None:
+    """A copy of an empty overlay becomes the system disk."""
     temporary = directory.root / ".system.new"
     with os.fdopen(files.create(temporary), "wb") as new, empty.open("rb") as source, _stopped(directory):
         shutil.copyfileobj(source, new)
         new.flush()
-        if first:
-            files.write_whole(directory.root / "image", image.encode())
         os.replace(temporary, directory.system_disk)  # while it is ours, so that nobody can swap it
         identity.give_open(new.fileno(), writable=True)
-        if not first:
-            files.write_whole(directory.root / "image", image.encode())
-    if disk.generation or not first:
-        files.write_whole(_generation_file(directory), str(disk.generation).encode())
+
+
+def _fresh_file(directory: MachineDir) -> Path:
+    return directory.root / "fresh"
 
 
 def _generation_file(directory: MachineDir) -> Path:
@@ -91,10 +163,9 @@ def _stopped(directory: MachineDir) -> Iterator[None]:
         os.close(lock)
 
 
-def _make_empty(path: Path, image: str, size: int) -> None:
+def _make_empty(path: Path, backing: str, size: int) -> None:
     """An overlay that names its backing file relative to a machine's directory, so that all can copy it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    backing = image_file(image, Role.DISK)
     run.run(["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", backing, temporary, str(size)])
     os.replace(temporary, path)
 

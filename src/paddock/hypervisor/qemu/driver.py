@@ -26,6 +26,7 @@ from paddock.hypervisor.qemu.machines import QemuMachines
 from paddock.hypervisor.qemu.snapshot import Snapshots
 from paddock.hypervisor.qemu.storage import QemuDisks
 from paddock.hypervisor.qemu.volumes import QemuVolumes
+from paddock.hypervisor.qemu.warm.node import Policy, WarmNode
 from paddock.hypervisor.streams import Preceded
 from paddock.machine.keys import Chord, check
 from paddock.machine.state import FileChunk, GuestResult
@@ -43,14 +44,17 @@ PASSWORD_WAIT = 8.0  # seconds: the guest agent runs a program for it
 class QemuHypervisor:
     """A host that runs machines by QEMU. One per state directory and process; guests outlive it."""
 
-    def __init__(self, state_dir: Path, accelerator: Literal["auto", "kvm", "tcg"] = "auto") -> None:
+    def __init__(
+        self, state_dir: Path, accelerator: Literal["auto", "kvm", "tcg"] = "auto", warm: Policy = "second-use"
+    ) -> None:
         self._layout = layout = Layout(Path(state_dir).absolute())
         for path in (layout.root, layout.machines, layout.images, layout.overlays):
             identity.make_directory(path)
         log.info("QEMU runs %s", identity.describe_identity())
         self._images = ImageStore(layout, arrived=self._probe)
         self.accelerator = AcceleratorChoice(accelerator, layout.accelerator, self._images.kernels)
-        self.machines = QemuMachines(layout, self._images, self.accelerator)
+        self.warm = WarmNode(layout, self._images, self.accelerator, warm)
+        self.machines = QemuMachines(layout, self._images, self.accelerator, self.warm)
         self._snapshots = Snapshots(layout, self._live_of, self._boot_of)
         self._edits = Edits(layout, self._boot_of)
         self.machines.before_start = self._edits.settle
@@ -65,6 +69,7 @@ class QemuHypervisor:
         self._images.close()
         self._snapshots.close()
         self._edits.close()
+        self.warm.close()
         self.machines.close()
 
     def _live_of(self, machine: UUID) -> Live | None:

@@ -22,8 +22,7 @@ from paddock.base.errors import CommandFailed, Conflict, NotFound, PaddockError,
 from paddock.hypervisor.qemu import disks, files, helper_guest, identity
 from paddock.hypervisor.qemu.copies import GivenUp
 from paddock.hypervisor.qemu.helper_guest import Boot, Job, Place
-from paddock.hypervisor.qemu.layout import Layout, MachineDir, image_file
-from paddock.machine.image import Role
+from paddock.hypervisor.qemu.layout import Layout, MachineDir
 from paddock.machine.spec import GIB, MIB
 from paddock.machine.state import Progress
 
@@ -243,21 +242,13 @@ def finish(edit: Edit) -> None:
 def chain(directory: MachineDir, overlay: str, up: str = "") -> dict[str, Any]:
     """The overlay, the disk and its image as a block node, by name, so that what their headers say of other files is
     not looked at. `up` leads from where QEMU stands to the machine's directory."""
-    image = image_file(disks.image_of(directory.root), Role.DISK)
-    base = _node(up + image, None)
-    return _node(up + overlay, _node(up + directory.system_disk.name, base))
-
-
-def _node(filename: str, backing: dict[str, Any] | None) -> dict[str, Any]:
-    file = {"driver": "file", "filename": filename}
-    node: dict[str, Any] = {"driver": "qcow2", "file": file, "discard": "unmap"}
-    return {**node, "backing": backing} if backing else node
+    disk = {**disks.qcow2(up + directory.system_disk.name, disks.backing(directory, up)), "discard": "unmap"}
+    return {**disks.qcow2(up + overlay, disk), "discard": "unmap"}
 
 
 def _commit(edit: Edit) -> None:
     """By qemu-img as QEMU's user. What it does is the same however often it is begun anew."""
-    node = chain(edit.directory, edit.overlay.name)
-    node["backing"]["backing"]["backing"] = None
+    node = disks.closed(chain(edit.directory, edit.overlay.name))
     limits = [f"--as={_MEMORY}", "--nofile=64", "--core=0"]
     fence = ["setpriv", "--no-new-privs", "--pdeathsig", "KILL", "prlimit", *limits]
     words = [*fence, "qemu-img", "commit", "-q", "-d", "json:" + json.dumps(node)]

@@ -118,6 +118,20 @@ class GuestAgent:
         """Tell the guest the time. Raises as `call`."""
         self.call("guest-set-time", {"time": int(clock.now().timestamp() * 1e9)}, timeout)
 
+    def write_pipe(self, path: str, data: bytes, timeout: float) -> None:
+        """Write into a named pipe that somebody in the guest reads, and close it. Raises NotFound, and as `call`."""
+        deadline = clock.monotonic() + timeout
+        with self._opened(path, "w", 0, deadline) as handle:
+            arguments = {"handle": handle, "buf-b64": base64.b64encode(data).decode()}
+            written = _field(self.call("guest-file-write", arguments, _left(deadline)), "count", int)
+            if written != len(data):
+                raise Unavailable(f"the guest agent says it wrote {written} of {len(data)} bytes")
+
+    def launch(self, argv: tuple[str, ...], stdin: str, timeout: float) -> int:
+        """Start a command in the guest and don't wait for it. Returns its process id there. Raises as `call`."""
+        arguments = {"path": argv[0], "arg": list(argv[1:]), "input-data": base64.b64encode(stdin.encode()).decode()}
+        return int(_field(self.call("guest-exec", arguments, timeout), "pid", int))
+
     def exec(self, argv: tuple[str, ...], stdin: str, timeout: float) -> GuestResult:
         """Run a command in the guest. Raises Refused when the guest agent will not, Unavailable when it is silent or
         the command does not end within `timeout` seconds (it goes on in the guest then)."""

@@ -140,7 +140,8 @@ class _Work(threading.Thread):
         if capacity.was_grown(live):
             raise Conflict("CPUs or memory were added to it while it ran", hint="power it off and on once")
         media.bring_volumes(live, spec.machine.volumes)
-        size = min(live.process.memory(), spec.machine.memory_mib * MIB) + _STANDS_STILL
+        whole = spec.machine.memory_mib * MIB  # and so much it may be where part of it is a warm image's still
+        size = (whole if self._slot.run.warm else min(live.process.memory(), whole)) + _STANDS_STILL
         copies.check_room(live.directory, size)
 
     def _write(self) -> None:
@@ -209,7 +210,7 @@ class _Work(threading.Thread):
         return Kept(
             machine=machine, size=size, sha256=found, accelerator=slot.run.accelerator, qemu=self._qemu,
             given=slot.run.given, serial_from=self.live.serial_from, places=media.places(self.live),
-            disks=memory.marks(self.live.directory, machine, self._volume_file),
+            disks=memory.marks(self.live.directory, machine, self._volume_file), warm=bool(slot.run.warm),
         )  # fmt: skip
 
     @contextlib.contextmanager

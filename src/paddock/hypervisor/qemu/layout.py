@@ -101,6 +101,11 @@ class Layout:
         return self.root / "accelerator.json"
 
     @property
+    def warm(self) -> Path:
+        """Guests that have booted already, from which others start."""
+        return self.root / "warm"
+
+    @property
     def helpers(self) -> Path:
         """What helper guests boot."""
         return self.root / "helpers"
@@ -115,8 +120,41 @@ class Layout:
         """A volume's directory; its data is `disk.raw` in it."""
         return self.volumes / str(uuid)
 
+    def warm_image(self, id: str) -> "WarmDir":
+        return WarmDir(self.warm / id)
+
     def overlay(self, sha256: str, size: int) -> Path:
         return self.overlays / f"{sha256}-{size}.qcow2"
+
+
+class WarmDir(MachineDir):
+    """A warm image: made as if it were a machine, so that its guest finds all in its place. A warm image that nobody
+    can start from any more keeps its disk as long as machines' disks stand on it."""
+
+    @property
+    def ram(self) -> Path:
+        """What its guest's memory held."""
+        return self.root / "ram"
+
+    @property
+    def devices(self) -> Path:
+        """The state of all devices."""
+        return self.root / "devices"
+
+    @property
+    def record(self) -> Path:
+        """What it is; there is a warm image only where this is."""
+        return self.root / "warm.json"
+
+    @property
+    def used(self) -> Path:
+        """Touched whenever a machine starts from it."""
+        return self.root / "used"
+
+
+def warm_file(id: str, name: str) -> str:
+    """A warm image's file as QEMU names it from inside a machine's directory."""
+    return f"../../warm/{id}/{name}"
 
 
 def image_file(sha256: str, role: Role) -> str:

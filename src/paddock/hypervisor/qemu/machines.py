@@ -10,7 +10,7 @@ from uuid import UUID
 from paddock.base import ovmf
 from paddock.base.errors import Conflict, Invalid, Refused, Unavailable
 from paddock.hypervisor.base import Capabilities
-from paddock.hypervisor.qemu import adapt, cmdline, files, firmware, host, identity, readiness, seed, usage
+from paddock.hypervisor.qemu import adapt, cmdline, disks, files, firmware, host, identity, readiness, seed, usage
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.binary import find_binary
 from paddock.hypervisor.qemu.images import ImageStore
@@ -20,6 +20,7 @@ from paddock.hypervisor.qemu.metrics import Meter
 from paddock.hypervisor.qemu.record import Spec
 from paddock.hypervisor.qemu.runs import Runs
 from paddock.hypervisor.qemu.slot import Slot, state_of
+from paddock.hypervisor.qemu.warm.node import WarmNode
 from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import Machine, Power
 from paddock.machine.state import (
@@ -44,11 +45,12 @@ log = logging.getLogger(__name__)
 class QemuMachines:
     """See `paddock.hypervisor.base.Machines`."""
 
-    def __init__(self, layout: Layout, images: ImageStore, choice: AcceleratorChoice) -> None:
+    def __init__(self, layout: Layout, images: ImageStore, choice: AcceleratorChoice, warm: WarmNode) -> None:
         self._layout = layout
         self._images = images
         self._choice = choice
-        self._runs = Runs(layout, images, choice)
+        self._warm = warm
+        self._runs = Runs(layout, images, choice, warm)
         self.volume_store = self._runs.volumes
         self._use = usage.NodeMeter(layout)
         self._meter = Meter(layout.root / "metrics.sqlite3", self._runs.slots)
@@ -124,8 +126,11 @@ class QemuMachines:
             self.before_removal(machine)
             self._runs.off(slot, "removed")
             if slot.directory.root.exists():
+                warm = disks.warm_of(slot.directory.root)
                 shutil.rmtree(slot.directory.root)
                 log.info("machine %s is removed", machine)
+                if warm:
+                    self._warm.store.sweep()
             self._runs.forget(slot)
             self._meter.forget(machine)
 
@@ -148,6 +153,7 @@ class QemuMachines:
             agent_open=lambda: _agent_open(live),
             ssh=(network.ssh_address, network.ssh_port),
             serial=lambda: live.serial(SERIAL_SEEN),
+            warm=bool(slot.run.warm),
         )
         return readiness.look(guest, live.signs)
 

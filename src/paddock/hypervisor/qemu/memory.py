@@ -51,6 +51,7 @@ class Kept(Frozen):
     serial_from: int
     places: dict[str, int]  # of its volumes on the SCSI bus
     disks: Marks  # of its disks, by name: another one after somebody else wrote to it
+    warm: bool = False  # its machine had begun from a warm image
 
 
 def is_there(directory: MachineDir) -> bool:
@@ -145,27 +146,27 @@ def _placed(kept: Kept, attached: Attached) -> list[str]:
     return [*head, device if place is None else f"{device},scsi-id={place}"]
 
 
-def load(live: Live) -> None:
+def load(live: Live, path: Path | None = None, look_every: float = LOOK_EVERY) -> None:
     """Give a QEMU that waits for its memory the file, unless it reads it already, and wait until it has read it all.
-    Raises Unusable when it does not take it, Unavailable when it is silent."""
+    `path`: not its own, but this one. Raises Unusable when it does not take it, Unavailable when it is silent."""
     deadline = clock.monotonic() + LOAD_SECONDS
     try:
         if live.refresh() == WAITING and not migration(live).get("status"):
-            _give(live)
+            _give(live, path or live.directory.memory)
         while live.refresh() == WAITING:
             if migration(live).get("status") == "failed":
                 raise Unusable(f"QEMU does not take its memory: {migration(live).get('error-desc', 'it says no more')}")
             if clock.monotonic() > deadline:
                 raise Unusable(f"QEMU did not read its memory within {LOAD_SECONDS:g} s")
-            clock.sleep(LOOK_EVERY)
+            clock.sleep(look_every)
     except (Unavailable, Refused) as e:
         if live.process.gone(1.0):
             raise Unusable("QEMU does not take its memory") from e
         raise
 
 
-def _give(live: Live) -> None:
-    fd = files.open_regular(live.directory.memory)
+def _give(live: Live, path: Path) -> None:
+    fd = files.open_regular(path)
     try:
         live.give(FD, fd)
         live.execute("migrate-incoming", {"uri": URI})

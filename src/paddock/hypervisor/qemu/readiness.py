@@ -43,6 +43,7 @@ class Guest:
     agent_open: Callable[[], bool]
     ssh: tuple[str, int]
     serial: Callable[[], str]
+    warm: bool = False  # it began from a warm image: SSH is not touched by cloud-init any more
 
 
 def look(guest: Guest, signs: Signs) -> Readiness:
@@ -95,7 +96,7 @@ def _agent_answers(guest: Guest, signs: Signs) -> bool:
 def _ssh_settled(guest: Guest, signs: Signs) -> bool:
     """cloud-init restarts SSH in its config stage, which would cut off who logs in at the first banner. Where the guest
     agent can tell, SSH counts once that stage is over; nobody is waited for longer than SETTLE."""
-    if not (guest.manifest.cloud_init and guest.manifest.guest_agent):
+    if guest.warm or not (guest.manifest.cloud_init and guest.manifest.guest_agent):
         return True
     since = signs.ssh_since
     return signs.cloud_init in SETTLED or (since is not None and clock.monotonic() - since > SETTLE)

@@ -80,6 +80,8 @@ class Run(Frozen):
     host_restarted: bool = False
     hibernated: bool = False  # it ends because its memory is written
     cold_start: str = ""  # why it did not go on with its memory
+    warm: str = ""  # the warm image that this run, or what was hibernated of it, began from
+    not_warm: str = ""  # why its first start was no warm one, where that was asked for
     cpus: tuple[int, ...] = ()  # of the host, that are its alone
     started: Machine | None = None  # what QEMU was started with, without secrets
     rebooting: bool = False  # it ended so that it can be started anew

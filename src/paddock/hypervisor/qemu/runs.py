@@ -1,34 +1,27 @@
-"""The QEMU processes of a node's machines: started, watched, ended, and found again after a restart of ours.
+"""The QEMU processes of a node's machines: turned on and off, put to sleep and woken.
 
 Each machine is a slot in memory: its definition, its last run, and while it runs, what we hold of its QEMU. The files
 in its directory say the same, so that the next process finds everything again.
 """
 
-import contextlib
 import logging
-import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from uuid import UUID
 
-from paddock.base import clock
-from paddock.base.errors import Conflict, NotFound, PaddockError, Refused, Unavailable
-from paddock.hypervisor.qemu import cmdline, host, memory, process, record, scope, start
+from paddock.base.errors import Conflict, PaddockError, Unavailable
+from paddock.hypervisor.qemu import cmdline, disks, memory, process, record, start
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.binary import find_binary
+from paddock.hypervisor.qemu.held import Held
 from paddock.hypervisor.qemu.hibernate import Hibernations
 from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout
 from paddock.hypervisor.qemu.live import RUNNING, Live
-from paddock.hypervisor.qemu.pinning import Pinning
-from paddock.hypervisor.qemu.process import Process
-from paddock.hypervisor.qemu.qmp import Qmp, QmpThread
-from paddock.hypervisor.qemu.record import Given, Run, Spec
-from paddock.hypervisor.qemu.slot import Slot, ending, state_of, unseen
-from paddock.hypervisor.qemu.volume_store import VolumeStore
-from paddock.hypervisor.qemu.watch import Watcher
+from paddock.hypervisor.qemu.record import Given, Run
+from paddock.hypervisor.qemu.slot import Slot
+from paddock.hypervisor.qemu.warm import start as warm_start
+from paddock.hypervisor.qemu.warm.node import WarmNode
+from paddock.hypervisor.qemu.warm.store import Record
 from paddock.machine.spec import Machine
-from paddock.machine.state import Accelerator, Change, Phase, Progress
+from paddock.machine.state import Phase, Progress
 
 LOG_MAXIMUM = 4 * 1024 * 1024  # bytes of serial.log and qemu.log
 LOG_KEEP = 1024 * 1024
@@ -37,51 +30,19 @@ TIME_WAIT = 5.0  # seconds for a guest agent to take the time
 log = logging.getLogger(__name__)
 
 
-class Runs:
-    """All machines of a node, and the processes of those that run. Callers of what changes a slot hold its lock."""
+class Runs(Held):
+    """What happens to the machines of a node. Callers of what changes a slot hold its lock."""
 
-    def __init__(self, layout: Layout, images: ImageStore, choice: AcceleratorChoice) -> None:
-        self._layout = layout
-        self._images = images
-        self._choice = choice
-        self.volumes = VolumeStore(layout)
+    def __init__(self, layout: Layout, images: ImageStore, choice: AcceleratorChoice, warm: WarmNode) -> None:
+        super().__init__(layout, images, choice)
+        self._warm = warm
         self._hibernations = Hibernations(self.volumes.file, self._hibernated)
-        self._pinning = Pinning(os.sched_getaffinity(0))
-        self._qmp = QmpThread()
-        self._changed = threading.Condition()
-        self._cursor = int(clock.now().timestamp() * 1000)  # never one of an earlier process
-        self._slots: dict[UUID, Slot] = {}
-        self._reconnecting: set[UUID] = set()
-        self._helpers = ThreadPoolExecutor(2, "reconnect")
-        self._watcher = Watcher(self._tick)
-        self._closed = False
-        self._adopt_all()
 
-    def slots(self) -> list[Slot]:
-        """Those that are defined, as of now."""
-        with self._changed:
-            return [slot for slot in self._slots.values() if slot.spec]
-
-    def slot(self, uuid: UUID) -> Slot:
-        with self._changed:
-            return self._slots.setdefault(uuid, Slot(uuid, self._layout.machine(uuid)))
-
-    def defined(self, uuid: UUID) -> Slot:
-        slot = self._slots.get(uuid)
-        if slot is None or slot.spec is None:
-            raise NotFound(f"there is no machine {uuid} on this node")
-        return slot
-
-    def accept(self, slot: Slot, spec: Spec) -> None:
-        record.write_spec(slot.directory, spec)
-        with self._changed:
-            slot.spec = spec
-            self._tell()
-
-    def note_epoch(self, slot: Slot, epoch: int) -> None:
-        """Shown in the state; kept on disk with the next definition, since the fence keeps the one that counts."""
-        if slot.spec and slot.spec.epoch < epoch:
-            slot.spec = slot.spec.model_copy(update={"epoch": epoch})
+    def close(self) -> None:
+        """Let go; machines go on. A second time does nothing."""
+        if not self.closed:
+            self._hibernations.close()
+        super().close()
 
     def on(self, slot: Slot, paused: bool) -> None:
         if slot.live and not slot.live.process.gone():
@@ -150,43 +111,58 @@ class Runs:
         memory.discard(slot.directory)
         self._ended(slot, live)
 
-    def forget(self, slot: Slot) -> None:
-        """It is removed from this node."""
-        with self._changed:
-            self._slots.pop(slot.uuid, None)
-            slot.spec = None
-            self._tell()
-
-    def changes(self, cursor: int, timeout: float) -> Change:
-        """See `Machines.changes`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._cursor != cursor, timeout=max(0.0, timeout))
-            return Change(cursor=self._cursor, machines=tuple(state_of(s) for s in self._slots.values() if s.spec))
-
-    def close(self) -> None:
-        """Let go; machines go on. A second time does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        self._hibernations.close()
-        self._watcher.close()
-        self._helpers.shutdown(cancel_futures=True)
-        for slot in self._slots.values():
-            if slot.live:
-                slot.live.let_go()
-        self._qmp.close()
-
     def _start(self, slot: Slot, paused: bool) -> None:
         cold = self._goes_on(slot, paused)
         if cold is None:
             return
         assert slot.spec
-        machine, marks = slot.spec.machine, start.marks(slot.directory)
-        run = Run(
-            accelerator=self._choice.find().accelerator, given=Given.of(machine), cold_start=cold,
+        machine = slot.spec.machine
+        not_warm = self._begins_warm(slot, machine, paused) if disks.is_fresh(slot.directory) else ""
+        if not_warm is None:
+            return
+        run = self._run(slot, machine).model_copy(update={"cold_start": cold, "not_warm": not_warm})
+        self._publish(slot, *self._spawn(slot, machine, self._words(machine, paused), run))
+
+    def _run(self, slot: Slot, machine: Machine) -> Run:
+        """The record of a start as it would be now."""
+        marks = start.marks(slot.directory)
+        return Run(
+            accelerator=self._choice.find().accelerator, given=Given.of(machine),
             started=record.without_secrets(machine), serial_from=marks.serial, log_from=marks.qemu,
         )  # fmt: skip
-        self._publish(slot, *self._spawn(slot, machine, self._words(machine, paused), run))
+
+    def _begins_warm(self, slot: Slot, machine: Machine, paused: bool) -> str | None:
+        """None when it runs, from a warm image. Else why it does not, and its disk is as it was."""
+        start.check_port(machine.network)
+        found, why = self._warm.choose(machine, slot.directory, paused)
+        try:
+            if found:
+                disks.stand_on_warm(self._layout, slot.directory, found.id, machine.system_disk.size)
+                disks.use(slot.directory)
+                self._wake_warm(slot, machine, found)
+                return None
+        except PaddockError as e:
+            log.warning("machine %s boots: its warm image could not be used: %s", slot.uuid, e)
+            why = f"its warm image could not be used: {e.message}"
+        if disks.warm_of(slot.directory.root):
+            disks.renew(self._layout, slot.directory, machine.system_disk)
+        disks.use(slot.directory)
+        return why
+
+    def _wake_warm(self, slot: Slot, machine: Machine, found: Record) -> None:
+        manifest, binary = self._images.manifest(machine.image), find_binary()
+        run = self._run(slot, machine).model_copy(update={"warm": found.id})
+        assert run.accelerator, "BUG: a machine is started under nothing"
+        words = warm_start.words(machine, manifest, binary, run.accelerator, found.id)
+        live, run = self._spawn(slot, machine, words, run)
+        try:
+            warm_start.restore(live, self._layout.warm_image(found.id))
+            warm_start.wake(live, machine, manifest.default_user)
+            live.refresh()
+        except BaseException as e:
+            self._stillborn(slot, live, str(e))
+            raise
+        self._publish(slot, live, run)
 
     def _goes_on(self, slot: Slot, paused: bool) -> str | None:
         """None when it went on with the memory that it was hibernated with. Else why it can't; empty when it never
@@ -210,11 +186,11 @@ class Runs:
         ports = {"ssh_port": wanted.network.ssh_port, "ssh_address": wanted.network.ssh_address}
         network = kept.machine.network.model_copy(update=ports)
         machine = kept.machine.model_copy(update={"network": network})
-        words = memory.words(kept, self._words(machine.model_copy(update={"volumes": ()}), paused=True))
+        words = memory.words(kept, self._words(machine.model_copy(update={"volumes": ()}), True, kept.warm))
         given = kept.given and kept.given.model_copy(update={"network": network})
         run = Run(
             accelerator=accelerator, given=given, started=machine, serial_from=kept.serial_from,
-            log_from=start.marks(slot.directory).qemu,
+            log_from=start.marks(slot.directory).qemu, warm=slot.run.warm,
         )  # fmt: skip
         live, run = self._spawn(slot, machine, words, run)
         try:
@@ -229,204 +205,12 @@ class Runs:
         self._publish(slot, live, run)
         self._helpers.submit(_tell_time, live)
 
-    def _words(self, machine: Machine, paused: bool) -> list[str]:
-        booted = machine.rescue.image if machine.rescue else machine.image
+    def _words(self, machine: Machine, paused: bool, warm: bool = False) -> list[str]:
+        """`warm`: its memory is that of one that had begun from a warm image."""
+        booted = self._images.manifest(machine.rescue.image if machine.rescue else machine.image)
         accelerator = self._choice.find().accelerator
-        return cmdline.command_line(machine, self._images.manifest(booted), find_binary(), accelerator, paused)
-
-    def _spawn(self, slot: Slot, machine: Machine, words: list[str], run: Run) -> tuple[Live, Run]:
-        """A QEMU that answers, and that nobody knows of yet."""
-        assert run.accelerator, "BUG: a machine is started under nothing"
-        host.refuse_unable(machine, run.accelerator)
-        start.check_port(machine.network)
-        cpus = self._pinning.claim(machine.uuid, machine.cpus) if machine.dedicated_cpus else ()
-        try:
-            return self._spawned(slot, machine, words, run.model_copy(update={"cpus": cpus}))
-        except BaseException:
-            self._let_cpus_go(slot)
-            raise
-
-    def _spawned(self, slot: Slot, machine: Machine, words: list[str], run: Run) -> tuple[Live, Run]:
-        directory = slot.directory
-        started = start.launch(words, directory, [self.volumes.file(a.volume) for a in machine.volumes])
-        new = {"phase": Phase.RUNNING, "pid": started.pid, "boot_id": process.boot_id(), "since": clock.now()}
-        run = run.model_copy(update=new)
-        live = self._live(slot, started, run)
-        try:
-            with start.plain_errors(directory):
-                record.write_run(directory, run)
-                scope.put_into_scope(machine.uuid, machine.name, started.pid)
-                live.attach(self._meet(live, machine, run))
-            self._pinning.place(machine.uuid, live)
-            if run.cpus:
-                self._pinning.settle(self._lives())
-        except BaseException as e:
-            self._stillborn(slot, live, str(e))
-            raise
-        return live, run
-
-    def _publish(self, slot: Slot, live: Live, run: Run) -> None:
-        with self._changed:
-            slot.run, slot.live = run, live
-            self._tell()
-        self._watcher.add(live.process.pidfd, lambda: self._ended(slot, live))
-        log.info("machine %s runs under %s as process %d", slot.uuid, run.accelerator, live.process.pid)
-
-    def _lives(self) -> dict[UUID, Live]:
-        return {slot.uuid: slot.live for slot in list(self._slots.values()) if slot.live}
-
-    def _let_cpus_go(self, slot: Slot) -> None:
-        if self._pinning.release(slot.uuid):
-            self._pinning.settle(self._lives())
-
-    def _meet(self, live: Live, machine: Machine, run: Run) -> Qmp:
-        """The connection to a QEMU that was just started. Raises what it died of."""
-        try:
-            qmp = start.meet(self._qmp, live.process, machine, live.directory, live.on_event)
-        except Unavailable:
-            live.process.kill()
-            live.process.gone(2)
-            qmp = None
-        if qmp is None:
-            ended = live.process.reap()
-            raise start.why_it_died(machine, process.last_words(live.directory, run.log_from), ended)
-        return qmp
-
-    def _stillborn(self, slot: Slot, live: Live, why: str) -> None:
-        """Nobody would hold this QEMU: end it, and have a state that says it is off."""
-        live.process.end()
-        live.let_go()
-        self._let_cpus_go(slot)
-        self._note_off(slot, why, Phase.HIBERNATED if memory.is_there(slot.directory) else Phase.OFF)
-
-    def _note_off(self, slot: Slot, why: str, phase: Phase = Phase.OFF) -> None:
-        with self._changed:
-            slot.run = Run(phase=phase, since=clock.now(), reason=why)
-            self._tell()
-        self._save(slot)
-
-    def _asked(self, slot: Slot, live: Live, why: str, rebooting: bool = False) -> None:
-        """Write down that it is going to end, and why, before it does."""
-        live.ending = live.ending or why
-        with slot.saving:
-            if slot.live is not live or slot.run.ending:
-                return
-            slot.run = slot.run.model_copy(update={"ending": why, "rebooting": rebooting})
-            self._save(slot)
-
-    def _ended(self, slot: Slot, live: Live | None = None) -> None:
-        """Its process is gone: say how, once, whoever notices first. When this returns it is on disk too."""
-        live = live or slot.live
-        if live is None or not live.process.gone():
-            return
-        with slot.saving:
-            if slot.live is not live:
-                return
-            self._watcher.drop(live.process.pidfd)
-            how, said = live.process.reap(), process.last_words(slot.directory, slot.run.log_from)
-            with self._changed:
-                slot.run = ending(slot.run, how, said, live.ending)
-                slot.live = None
-                self._tell()
-            self._save(slot)
-            self._let_cpus_go(slot)
-        live.let_go()
-        log.info("machine %s is %s: %s", slot.uuid, slot.run.phase, slot.run.reason)
-
-    def _tick(self) -> None:
-        for slot in list(self._slots.values()):
-            if live := slot.live:
-                live.cut_logs(LOG_MAXIMUM, LOG_KEEP)
-                if not live.connected and slot.uuid not in self._reconnecting:
-                    self._reconnecting.add(slot.uuid)
-                    self._helpers.submit(self._reconnect, slot.uuid, live)
-
-    def _reconnect(self, uuid: UUID, live: Live) -> None:
-        """A hung QEMU may take seconds to say nothing: not in the thread that watches all the others."""
-        try:
-            live.control()
-            self._tell_all()
-        except PaddockError as e:
-            log.warning("machine %s: %s", uuid, e)
-        finally:
-            self._reconnecting.discard(uuid)
-
-    def _live(self, slot: Slot, started: Process, run: Run) -> Live:
-        return Live(
-            slot.directory,
-            started,
-            self._qmp,
-            changed=lambda _: self._tell_all(),
-            asked=lambda live, why, rebooting: self._asked(slot, live, why, rebooting),
-            serial_from=run.serial_from,
-            log_from=run.log_from,
-        )
-
-    def _save(self, slot: Slot) -> None:
-        """A full or broken disk keeps nobody from stopping a machine: what is not written is found out by looking."""
-        try:
-            with slot.saving, contextlib.suppress(FileNotFoundError):
-                record.write_run(slot.directory, slot.run)
-        except OSError as e:
-            log.warning("machine %s: that it is %s could not be written down: %s", slot.uuid, slot.run.phase, e)
-
-    def _tell(self) -> None:
-        self._cursor += 1
-        self._changed.notify_all()
-
-    def _tell_all(self) -> None:
-        with self._changed:
-            self._tell()
-
-    def _adopt_all(self) -> None:
-        """Find again what an earlier process of ours defined and started."""
-        names = [d.name for d in self._layout.machines.iterdir() if d.is_dir()]
-        uuids = [UUID(name) for name in names if _is_uuid(name)]
-        with ThreadPoolExecutor(8, "adopt") as pool:
-            for slot in pool.map(self._adopt, uuids):
-                if slot.spec or slot.live:
-                    self._slots[slot.uuid] = slot
-                    self._pinning.adopt(slot.uuid, slot.run.cpus if slot.live else ())
-        self._pinning.settle(self._lives())
-
-    def _adopt(self, uuid: UUID) -> Slot:
-        directory = self._layout.machine(uuid)
-        slot = Slot(uuid, directory, record.read_spec(directory), record.read_run(directory))
-        try:
-            found = process.find(directory, uuid, slot.run.pid)
-        except (PaddockError, OSError) as e:
-            log.error("machine %s: %s", uuid, e)
-            found = None
-        if found:
-            self._adopt_process(slot, found)
-        elif slot.run.phase in (Phase.RUNNING, Phase.PAUSED) and memory.is_there(directory):
-            slot.run = Run(phase=Phase.HIBERNATED, since=clock.now(), reason="hibernated")
-            self._save(slot)
-        elif slot.run.phase in (Phase.RUNNING, Phase.PAUSED):
-            slot.run = ending(slot.run, unseen(slot.run), process.last_words(directory, slot.run.log_from))
-            self._save(slot)
-        return slot
-
-    def _adopt_process(self, slot: Slot, found: Process) -> None:
-        known = slot.run if slot.run.pid == found.pid else Run(since=clock.now(), boot_id=process.boot_id())
-        slot.run = known.model_copy(update={"phase": Phase.RUNNING, "pid": found.pid, "reason": ""})
-        slot.live = live = self._live(slot, found, slot.run)
-        self._watcher.add(found.pidfd, lambda: self._ended(slot, live))
-        try:
-            self._prove(slot, live.control())
-        except PaddockError as e:
-            log.warning("machine %s runs as process %d, but %s", slot.uuid, found.pid, e)
-            return
-        self._save(slot)
-        log.info("machine %s was found running as process %d", slot.uuid, found.pid)
-
-    def _prove(self, slot: Slot, qmp: Qmp) -> None:
-        if qmp.uuid != slot.uuid:
-            raise Refused(f"BUG: machine {qmp.uuid} answers in the directory of {slot.uuid}")
-        if slot.run.accelerator is None and slot.live:
-            enabled = slot.live.execute("query-kvm")["enabled"]
-            accelerator = Accelerator.KVM if enabled else Accelerator.TCG
-            slot.run = slot.run.model_copy(update={"accelerator": accelerator})
+        shape = cmdline.Warm() if warm else None
+        return cmdline.command_line(machine, booted, find_binary(), accelerator, paused, shape)
 
 
 def _tell_time(live: Live) -> None:
@@ -436,10 +220,3 @@ def _tell_time(live: Live) -> None:
             live.agent.set_time(TIME_WAIT)
     except PaddockError as e:
         log.info("the guest of QEMU %d did not take the time: %s", live.process.pid, e)
-
-
-def _is_uuid(name: str) -> bool:
-    try:
-        return str(UUID(name)) == name
-    except ValueError:
-        return False

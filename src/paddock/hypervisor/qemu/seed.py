@@ -16,6 +16,9 @@ BASE_MARK = "# The cloud's base configuration."  # `tiny` reads up to here: what
 # Lists of the user's data and of ours are joined, ours first. cloud-init takes `merge_how` off when it reads a part,
 # and goes by `merge_type` when it lays the user's data over it (22.4: cloudinit/mergers, util.mergemanydict).
 _JOINED = "dict(no_replace,recurse_list)+list(prepend)+str()"
+# A network card that a guest can't know yet.
+ANY_CARD = 'version: 2\nethernets:\n  nic0:\n    match:\n      name: "e*"\n    dhcp4: true\n'
+_STEP = 256 * 1024  # bytes
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9.-]*")
 _YAML_WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
@@ -42,7 +45,8 @@ def rescue_files(machine: Machine, rescue: Rescue) -> dict[str, str]:
 
 
 def seed_iso(files: dict[str, str]) -> bytes:
-    """An ISO 9660 image with Joliet and Rock Ridge names that holds the files."""
+    """An ISO 9660 image with Joliet and Rock Ridge names that holds the files. Nearly all have the same size, so that
+    a guest that starts from a warm image finds the CD as large as it knew it."""
     iso = pycdlib.PyCdlib()
     iso.new(interchange_level=3, vol_ident=LABEL, joliet=3, rock_ridge="1.09")
     try:
@@ -52,7 +56,7 @@ def seed_iso(files: dict[str, str]) -> bytes:
             iso.add_fp(io.BytesIO(data), len(data), f"/{plain}.;1", rr_name=name, joliet_path=f"/{name}")
         out = io.BytesIO()
         iso.write_fp(out)
-        return out.getvalue()
+        return out.getvalue() + bytes(-len(out.getvalue()) % _STEP)
     finally:
         iso.close()
 

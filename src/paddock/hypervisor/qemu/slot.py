@@ -10,6 +10,7 @@ from paddock.hypervisor.qemu.layout import MachineDir
 from paddock.hypervisor.qemu.live import Live
 from paddock.hypervisor.qemu.record import Run, Spec
 from paddock.machine.state import MachineState, Phase
+from paddock.machine.warm import Start
 
 
 @dataclass
@@ -39,6 +40,7 @@ def state_of(slot: Slot) -> MachineState:
         host_restarted=run.host_restarted and live is None,
         rebooting=run.rebooting and live is None,
         cold_start=run.cold_start if live else "",
+        began=Start(warm=bool(run.warm), why=run.not_warm) if live else Start(),
         epoch=slot.spec.epoch if slot.spec else 0,
     )
 
@@ -46,7 +48,9 @@ def state_of(slot: Slot) -> MachineState:
 def ending(run: Run, how: str, said: str, asked: str = "") -> Run:
     """The record of a run that is over."""
     if run.hibernated:
-        return Run(phase=Phase.HIBERNATED, since=clock.now(), reason=run.ending, serial_from=run.serial_from)
+        since = clock.now()
+        kept = {"serial_from": run.serial_from, "warm": run.warm}
+        return Run(phase=Phase.HIBERNATED, since=since, reason=run.ending, **kept)
     if why := run.ending or asked:
         return Run(phase=Phase.OFF, since=clock.now(), reason=why, rebooting=run.rebooting)
     reason = f"{how}; its last words: {start.shortened(said)}" if said else how

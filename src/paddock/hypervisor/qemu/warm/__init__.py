@@ -1,0 +1,1 @@
+"""Warm starts: machines that begin from the memory of a guest that has booted already."""

@@ -1,0 +1,105 @@
+"""What the node and the guest of a warm image say to each other, by the guest agent.
+
+The script `settle` is sent once, before the image is made, and goes on in each machine that starts from it: it waits
+for who the machine is, which is written into a pipe of the guest.
+"""
+
+import secrets
+from importlib.resources import files
+from uuid import UUID
+
+from paddock.base import clock
+from paddock.base.errors import PaddockError, Refused, Unavailable
+from paddock.hypervisor.qemu.guest_agent import GuestAgent
+from paddock.machine.spec import Machine
+
+STATE = "/run/paddock-warm/state"
+SAMPLE = "/run/paddock-warm/sample"  # 64 bytes that its kernel gave first, in hex
+_WAKE = "/run/paddock-warm/wake"
+ENTROPY = 64  # bytes
+ANSWER = 5.0  # seconds for one answer
+LOOK_EVERY = 0.01, 0.5  # seconds between looks, at first and at last
+
+
+def settle(agent: GuestAgent, seconds: float) -> None:
+    """Have the guest take off its identity and stand still; returns when it does. Raises Refused with the guest's
+    reason, Unavailable when it takes longer."""
+    script = (files("paddock.hypervisor.qemu.warm") / "settle").read_text(encoding="utf-8")
+    agent.launch(("/bin/sh", "-s"), script, ANSWER)
+    wait_for(agent, ("ready",), seconds)
+
+
+def tell(agent: GuestAgent, words: str, seconds: float) -> None:
+    """Tell the guest who it is; returns when its kernel's randomness is new. Raises Refused, Unavailable."""
+    agent.write_pipe(_WAKE, words.encode(), seconds)
+    wait_for(agent, ("reseeded", "born"), seconds)
+
+
+def wait_for(agent: GuestAgent, wanted: tuple[str, ...], seconds: float) -> None:
+    """Until the script says one of these. Raises Refused when it gives up, Unavailable."""
+    deadline = clock.monotonic() + seconds
+    pause, longest = LOOK_EVERY
+    while (said := state(agent)) not in wanted:
+        if said.startswith("refused"):
+            raise Refused(f"its guest can't start warm: {said.removeprefix('refused').strip()}")
+        if clock.monotonic() > deadline:
+            raise Unavailable(f"its guest is {said or 'silent'} after {seconds:g} s, and should be {wanted[0]}")
+        clock.sleep(pause)
+        pause = min(pause * 1.5, longest)
+
+
+def state(agent: GuestAgent) -> str:
+    """What the script said last; empty: nothing."""
+    try:
+        return (agent.read_file(STATE, ANSWER) or "").strip()[:300]
+    except Unavailable:
+        return ""
+
+
+def sample(agent: GuestAgent) -> str:
+    """What its kernel gave first after its randomness was renewed. Raises Refused when there is none."""
+    found = (agent.read_file(SAMPLE, ANSWER) or "").strip()
+    if len(found) != 2 * ENTROPY:
+        raise Refused("its guest does not show that its randomness is new")
+    return found
+
+
+def identity(machine: Machine, user: str) -> str:
+    """Who it is: new entropy first, then a word and its value a line."""
+    seed = machine.seed
+    lines = [
+        ("time", f"{clock.now().timestamp():.0f}"),
+        ("hostname", seed.hostname),
+        ("machine_id", secrets.token_hex(16)),
+        ("boot_id", str(_random_uuid())),
+        ("uuid", str(machine.uuid)),
+        ("user", user),
+        ("password", seed.password_hash),
+        *(("key", key.strip()) for key in seed.ssh_keys),
+    ]
+    return _entropy() + "".join(f"{word} {_one_line(value)}\n" for word, value in lines if value)
+
+
+def probe() -> str:
+    """Only renews its randomness."""
+    return f"{_entropy()}time {clock.now().timestamp():.0f}\nprobe yes\n"
+
+
+def _entropy() -> str:
+    return f"{secrets.token_hex(ENTROPY)}\n"
+
+
+def _random_uuid() -> UUID:
+    return UUID(bytes=secrets.token_bytes(16), version=4)
+
+
+def _one_line(value: str) -> str:
+    """Raises Refused for what would be another line."""
+    if "\n" in value or "\r" in value or "\0" in value:
+        raise Refused("an SSH key or a name has more than one line")
+    return value
+
+
+def explain(error: PaddockError) -> str:
+    """For a timeline."""
+    return error.message

@@ -1,0 +1,254 @@
+"""Making a warm image: a guest of nobody is booted, takes off its identity, stands still, and is written down.
+
+Then two guests start from it, and what their kernels call random is compared: an image whose guests do not differ is
+never used. All of it happens in a directory beside, which gets the image's name when it is whole.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from paddock.base import clock
+from paddock.base.errors import Refused, Unavailable
+from paddock.hypervisor.qemu import (
+    cmdline,
+    copies,
+    disks,
+    files,
+    host,
+    identity,
+    memory,
+    process,
+    readiness,
+    seed,
+    start,
+)
+from paddock.hypervisor.qemu.cmdline import Binary, Warm
+from paddock.hypervisor.qemu.copies import GivenUp
+from paddock.hypervisor.qemu.layout import Layout, MachineDir, WarmDir, image_file
+from paddock.hypervisor.qemu.live import Live
+from paddock.hypervisor.qemu.qmp import Qmp, QmpThread
+from paddock.hypervisor.qemu.warm import guest
+from paddock.hypervisor.qemu.warm.key import Key
+from paddock.hypervisor.qemu.warm.start import ignore_shared, restore, words
+from paddock.hypervisor.qemu.warm.store import Part, Record
+from paddock.machine.image import ImageManifest, Role
+from paddock.machine.spec import MIB, Machine, Seed, UserNetwork
+from paddock.machine.state import Accelerator
+
+BOOT_SECONDS = 1200.0
+SETTLE_SECONDS = 300.0
+UNPLUG_SECONDS = 60.0
+SAVE_SECONDS = 300.0
+SAMPLE_SECONDS = 60.0
+LOOK_EVERY = 0.1  # seconds
+MEMORY_RESERVE = 512  # MiB that a host keeps free for what its machines may yet want
+PARTS = ("ram", "devices", disks.WARM_DISK)
+_ALONE = ["setpriv", "--no-new-privs", "--pdeathsig", "KILL", "nice", "-n", "10"]
+_FAST = 2**40  # bytes per second
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made, of what."""
+
+    key: Key
+    machine: Machine  # one that it is for
+    manifest: ImageManifest
+    binary: Binary
+    accelerator: Accelerator
+
+
+def check_memory(memory_mib: int, free_mib: int | None = None) -> None:
+    """Raises Unavailable where the host's machines would have to do without."""
+    if free_mib is None:
+        free_mib = host.parse_meminfo(Path("/proc/meminfo").read_text())["MemAvailable"]
+    if free_mib < memory_mib + MEMORY_RESERVE:
+        raise Refused(f"the node has {free_mib} MiB of memory free, too little for a guest of {memory_mib} MiB more")
+
+
+class Maker:
+    """Makes one. The thread that calls `make` must live as long as that takes: its guests are killed with it."""
+
+    def __init__(self, layout: Layout, thread: QmpThread, plan: Plan, stop: threading.Event) -> None:
+        self._layout = layout
+        self._thread = thread
+        self.plan = plan
+        self._stop = stop
+        self._id = f"{plan.key.id}-{secrets.token_hex(4)}"  # of its own, since an older one's disk may be in use
+        self._scratch = WarmDir(layout.warm / f".{self._id}")
+        self.doing = ""
+
+    def make(self) -> Record:
+        """Returns when it has its name. Raises Refused when there can be none of this image, GivenUp, DiskFull,
+        Unavailable."""
+        begun = clock.monotonic()
+        machine = self._template()
+        try:
+            check_memory(machine.memory_mib)
+            self._prepare(machine)
+            self._boot_and_save(machine)
+            self._compare(machine)
+            record = self._described(clock.monotonic() - begun)
+            self._name(record)
+        finally:
+            shutil.rmtree(self._scratch.root, ignore_errors=True)
+        log.info("warm image %s of %s was made in %.0f s", record.id, record.name, record.seconds)
+        return record
+
+    def _template(self) -> Machine:
+        """A machine of nobody."""
+        uuid = uuid4()
+        return self.plan.machine.model_copy(update={
+            "uuid": uuid, "name": "warm", "volumes": (), "iso": None,
+            "network": UserNetwork(mac="52:54:00:00:00:01", ssh_port=1),
+            "seed": Seed(instance_id=f"warm-{self.plan.key.id}", hostname="warm"),
+        })  # fmt: skip
+
+    def _prepare(self, machine: Machine) -> None:
+        root = self._scratch.root
+        shutil.rmtree(root, ignore_errors=True)
+        copies.check_room(MachineDir(self._layout.warm), machine.memory_mib * MIB)
+        identity.make_machine_directory(root)
+        disk = machine.system_disk
+        disks.make_over(self._scratch, image_file(disk.image or "", Role.DISK), disk.size)
+        text = seed.seed_iso({**seed.seed_files(machine), "network-config": seed.ANY_CARD})
+        files.write_whole(self._scratch.seed, text, sync=False)
+
+    def _boot_and_save(self, machine: Machine) -> None:
+        plan = self.plan
+        warm = Warm(file="ram", shared=True, alone=True)
+        line = cmdline.command_line(machine, plan.manifest, plan.binary, plan.accelerator, paused=False, warm=warm)
+        with self._running(self._scratch, machine, line) as live:
+            self.doing = "booting its guest"
+            self._wait_booted(live)
+            self.doing = "taking off its identity"
+            self._unplug(live)
+            guest.settle(live.agent, SETTLE_SECONDS)
+            self.doing = "writing its memory"
+            live.execute("stop")
+            self._save(live)
+
+    def _wait_booted(self, live: Live) -> None:
+        """Until nothing of its boot is left to do."""
+        deadline = clock.monotonic() + BOOT_SECONDS
+        manifest = self.plan.manifest
+        while not (live.agent_open() and live.agent.ping(1.0) and self._boot_is_over(live, manifest)):
+            if live.process.gone():
+                raise Unavailable(f"its guest ended: {process.last_words(live.directory)}")
+            self._wait(deadline, "its guest has no guest agent that answers")
+
+    def _boot_is_over(self, live: Live, manifest: ImageManifest) -> bool:
+        if not manifest.cloud_init:
+            return True
+        return live.agent.read_file(readiness.CLOUD_INIT_RESULT, 2.0) is not None
+
+    def _unplug(self, live: Live) -> None:
+        """A guest that booted without a network card would have waited for one."""
+        live.execute("device_del", {"id": "net0"})
+        deadline = clock.monotonic() + UNPLUG_SECONDS
+        while any(device["name"] == "net0" for device in live.execute("qom-list", {"path": "/machine/peripheral"})):
+            self._wait(deadline, "its guest does not let its network card go")
+        live.execute("netdev_del", {"id": "net0"})
+
+    def _save(self, live: Live) -> None:
+        """The devices into a file; the memory is in one."""
+        ignore_shared(live)
+        live.execute("migrate-set-parameters", {"max-bandwidth": _FAST})
+        fd = files.create(self._scratch.devices)
+        try:
+            live.give(memory.FD, fd)
+            live.execute("migrate", {"uri": memory.URI})
+        finally:
+            os.close(fd)
+        deadline = clock.monotonic() + SAVE_SECONDS
+        while (found := memory.migration(live)).get("status") in memory.UNDER_WAY:
+            self._wait(deadline, "QEMU does not write its memory")
+        if found.get("status") != "completed":
+            raise Refused(f"QEMU can't write its memory: {found.get('error-desc', found.get('status'))}")
+
+    def _compare(self, machine: Machine) -> None:
+        """Two guests that start from it must not think of the same numbers."""
+        self.doing = "comparing two guests of it"
+        self._keep_from_change()
+        first, second = self._sample(machine), self._sample(machine)
+        if first == second:
+            raise Refused("two guests that started from it drew the same random numbers", hint="it will not be used")
+
+    def _sample(self, template: Machine) -> str:
+        machine = template.model_copy(update={"uuid": uuid4()})
+        plan, directory = self.plan, WarmDir(self._layout.warm / f".{self._id}-guest")
+        shutil.rmtree(directory.root, ignore_errors=True)
+        identity.make_machine_directory(directory.root)
+        try:
+            disks.make_over(directory, f"../{self._scratch.root.name}/{disks.WARM_DISK}", machine.system_disk.size)
+            shutil.copy(self._scratch.seed, directory.seed)
+            line = words(machine, plan.manifest, plan.binary, plan.accelerator, self._scratch.root.name)
+            with self._running(directory, machine, line) as live:
+                restore(live, self._scratch)
+                live.execute("cont")
+                guest.tell(live.agent, guest.probe(), SAMPLE_SECONDS)
+                return guest.sample(live.agent)
+        finally:
+            shutil.rmtree(directory.root, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _running(self, directory: WarmDir, machine: Machine, line: list[str]) -> Iterator[Live]:
+        """A QEMU that ends with this."""
+        started = start.launch([*_ALONE, *line], directory)
+        live = Live(directory, started, self._thread, changed=lambda _: None, asked=lambda *_: None)
+        try:
+            live.attach(self._met(live, machine))
+            yield live
+        finally:
+            live.end()
+            started.reap()
+            live.let_go()
+
+    def _met(self, live: Live, machine: Machine) -> Qmp:
+        qmp = start.meet(self._thread, live.process, machine, live.directory, live.on_event)
+        if qmp is None:
+            raise Unavailable(f"QEMU does not start: {process.last_words(live.directory)}")
+        return qmp
+
+    def _keep_from_change(self) -> None:
+        """Guests that start from it may read it. Older QEMUs take no file as memory that they could not write to, even
+        if they never do: the checksum tells."""
+        for name in PARTS:
+            writable = name == "ram" and not self.plan.binary.private_files
+            identity.give(self._scratch.root / name, writable=writable)
+
+    def _described(self, seconds: float) -> Record:
+        self.doing = "taking its checksums"
+        parts = {name: Part(size=size, sha256=found) for name, (size, found) in self._hashed().items()}
+        return Record(
+            id=self._id, key=self.plan.key, name=self.plan.manifest.name, disk=self.plan.machine.system_disk.size,
+            seed=self._scratch.seed.stat().st_size, parts=parts, made=clock.now(), seconds=round(seconds, 1),
+        )  # fmt: skip
+
+    def _hashed(self) -> dict[str, tuple[int, str]]:
+        return {name: memory.hashed(self._scratch.root / name, sync=True) for name in PARTS}
+
+    def _name(self, record: Record) -> None:
+        keep = {*PARTS, "warm.json"}
+        for path in self._scratch.root.iterdir():
+            if path.name not in keep:
+                path.unlink()
+        files.write_whole(self._scratch.record, record.model_dump_json(indent=1).encode())
+        identity.make_directory(self._scratch.root)
+        os.rename(self._scratch.root, self._layout.warm_image(record.id).root)
+
+    def _wait(self, deadline: float, why: str) -> None:
+        if self._stop.wait(LOOK_EVERY):
+            raise GivenUp
+        if clock.monotonic() > deadline:
+            raise Refused(f"no warm image can be made: {why}")

@@ -1,0 +1,157 @@
+"""Warm starts on a node: which machine starts from which warm image, and when one is made.
+
+They are made one at a time, by a thread of their own and with low priority, when an image is used with the same CPUs
+and memory for the second time (or the first, or never: the policy), or when somebody asks. No start waits for it.
+"""
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
+from paddock.base.errors import DiskFull, NotFound, PaddockError, Refused
+from paddock.hypervisor.qemu import files
+from paddock.hypervisor.qemu.accel import AcceleratorChoice
+from paddock.hypervisor.qemu.binary import find_binary
+from paddock.hypervisor.qemu.copies import GivenUp
+from paddock.hypervisor.qemu.images import ImageStore
+from paddock.hypervisor.qemu.layout import Layout, MachineDir
+from paddock.hypervisor.qemu.qmp import QmpThread
+from paddock.hypervisor.qemu.warm.key import Key, key_of, why_not
+from paddock.hypervisor.qemu.warm.make import Maker, Plan
+from paddock.hypervisor.qemu.warm.store import Record, WarmStore
+from paddock.machine.spec import GIB, Machine
+from paddock.machine.state import Progress
+from paddock.machine.warm import WarmImage
+
+Policy = Literal["never", "second-use", "always"]
+BUDGET = 20 * GIB
+
+log = logging.getLogger(__name__)
+
+
+class WarmNode:
+    """See above."""
+
+    def __init__(
+        self, layout: Layout, images: ImageStore, choice: AcceleratorChoice, policy: Policy, budget: int = BUDGET
+    ) -> None:
+        self._layout = layout
+        self._images = images
+        self._choice = choice
+        self.policy: Policy = policy
+        self.store = WarmStore(layout, budget)
+        self._thread = QmpThread()
+        self._pool = ThreadPoolExecutor(1, "warm")
+        self._lock = threading.Lock()
+        self._makers: dict[str, Maker | None] = {}  # by key: those that are made, or wait for that
+        self._errors: dict[str, PaddockError] = {}  # of the last attempt
+        self._stop = threading.Event()
+
+    def choose(self, machine: Machine, directory: MachineDir, paused: bool) -> tuple[Record | None, str]:
+        """What a new machine starts from; or why it boots. That may have one made."""
+        plan = self._plan(machine)
+        if why := why_not(machine, plan.manifest, paused):
+            return None, why
+        record, why = self.store.find(plan.key)
+        if record is None:
+            return None, why or self._missing(plan)
+        if record.disk > machine.system_disk.size:
+            return None, f"its disk is smaller than the warm image's ({record.disk // GIB} GiB)"
+        if record.seed != files.size_of(directory.seed):
+            return None, "its user data is larger than warm images are prepared for"
+        self.store.note_use(record.id)
+        return record, ""
+
+    def make_warm(self, machine: Machine) -> Progress:
+        """Have the warm image made that this machine could start from; ask again until done. Raises Refused where
+        there can be none."""
+        plan = self._plan(machine)
+        if why := why_not(machine, plan.manifest):
+            raise Refused(f"image {plan.manifest.name} can't be warm: {why}")
+        record = self.store.of(plan.key)
+        if record and record.unusable:
+            raise Refused(f"image {plan.manifest.name} can't be warm: {record.unusable}")
+        if record:
+            return Progress(done=True)
+        if error := self._errors.pop(plan.key.id, None):
+            raise error
+        self._begin(plan)
+        maker = self._makers.get(plan.key.id)
+        return Progress(done=False, doing=maker.doing if maker else "waiting for another to be made")
+
+    def warm_images(self) -> tuple[WarmImage, ...]:
+        """Those that there are, and those that are made."""
+        found = self.store.images()
+        return (*found, *(_in_making(maker.plan) for maker in list(self._makers.values()) if maker))
+
+    def remove_warm(self, id: str) -> None:
+        """Nobody starts from it any more."""
+        self.store.remove(id)
+
+    def leave(self, image: str) -> None:
+        """An image is removed from this node: what was made of it goes too."""
+        for warm in self.store.images():
+            if warm.image == image:
+                self.store.remove(warm.id)
+
+    def close(self) -> None:
+        """Give up what is being made. A second time does nothing."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+        self._thread.close()
+
+    def _plan(self, machine: Machine) -> Plan:
+        manifest, binary = self._images.manifest(machine.image), find_binary()
+        accelerator = self._choice.find().accelerator
+        return Plan(key_of(machine, manifest, binary, accelerator), machine, manifest, binary, accelerator)
+
+    def _missing(self, plan: Plan) -> str:
+        key = plan.key
+        said = f"there is no warm image of {plan.manifest.name} with {key.cpus} CPUs and {key.memory_mib} MiB yet"
+        seen = self.store.seen(key)
+        if self.policy == "never" or (self.policy == "second-use" and not seen):
+            return said
+        self._begin(plan)
+        return f"{said}: it is being made"
+
+    def _begin(self, plan: Plan) -> None:
+        with self._lock:
+            if plan.key.id in self._makers or self._stop.is_set():
+                return
+            self._makers[plan.key.id] = None
+        self._pool.submit(self._work, plan)
+
+    def _work(self, plan: Plan) -> None:
+        maker = Maker(self._layout, self._thread, plan, self._stop)
+        self._makers[plan.key.id] = maker
+        try:
+            self.store.make_room(plan.machine.memory_mib * 1024 * 1024)
+            record = maker.make()
+            self.store.trust(record)
+        except GivenUp:
+            pass
+        except (Refused, DiskFull, NotFound) as e:
+            log.warning("no warm image of %s: %s", plan.manifest.name, e)
+            self._errors[plan.key.id] = e
+            if isinstance(e, Refused):
+                self.store.give_up(plan.key, plan.manifest.name, e.message)
+        except PaddockError as e:
+            log.warning("no warm image of %s yet: %s", plan.manifest.name, e)
+            self._errors[plan.key.id] = e
+        except Exception as e:
+            log.exception("BUG: while a warm image of %s was made", plan.manifest.name)
+            self._errors[plan.key.id] = Refused(f"BUG: {e}", hint="see the node's log")
+        finally:
+            with self._lock:
+                self._makers.pop(plan.key.id, None)
+
+
+def _in_making(plan: Plan) -> WarmImage:
+    key: Key = plan.key
+    return WarmImage(
+        id=key.id, image=key.image, name=plan.manifest.name, scope=key.scope, cpus=key.cpus,
+        memory_mib=key.memory_mib, disk=plan.machine.system_disk.size, making=True,
+    )  # fmt: skip

@@ -1,0 +1,60 @@
+"""Starting a machine from a warm image: its memory is the image's until it is written to, and it is given an identity
+of its own before it can be reached. Whatever fails on the way, the machine boots instead."""
+
+import logging
+
+from paddock.base import clock
+from paddock.hypervisor.qemu import cmdline, media, memory
+from paddock.hypervisor.qemu.cmdline import Binary, Warm
+from paddock.hypervisor.qemu.layout import WarmDir, warm_file
+from paddock.hypervisor.qemu.live import Live
+from paddock.hypervisor.qemu.warm import guest
+from paddock.machine.image import ImageManifest
+from paddock.machine.spec import Machine, UserNetwork
+from paddock.machine.state import Accelerator
+
+IGNORE_SHARED = "x-ignore-shared"  # memory that is in a file stays there when the rest is written or read
+LOOK_EVERY = 0.002  # seconds
+TELL_WAIT = 20.0  # seconds until the guest has taken its identity's first part
+
+log = logging.getLogger(__name__)
+
+
+def words(machine: Machine, manifest: ImageManifest, binary: Binary, accelerator: Accelerator, id: str) -> list[str]:
+    """What to start QEMU with: without what its guest has not seen yet."""
+    bare = machine.model_copy(update={"volumes": (), "iso": None})
+    warm = Warm(file=warm_file(id, "ram"), card=False)
+    line = cmdline.command_line(bare, manifest, binary, accelerator, paused=True, warm=warm)
+    return [*line, "-incoming", "defer"]
+
+
+def restore(live: Live, directory: WarmDir) -> None:
+    """Its guest goes on where the warm image's stood still, with its CPUs stopped yet. Raises memory.Unusable."""
+    ignore_shared(live)
+    memory.load(live, directory.devices, LOOK_EVERY)
+
+
+def ignore_shared(live: Live) -> None:
+    """Before memory is written or read: leave alone what is in the file."""
+    live.execute("migrate-set-capabilities", {"capabilities": [{"capability": IGNORE_SHARED, "state": True}]})
+
+
+def wake(live: Live, machine: Machine, user: str) -> None:
+    """Let it go on: first with new randomness, then with a network card, and with what else it has. Raises Refused,
+    Unavailable."""
+    begun = clock.monotonic()
+    live.execute("cont")
+    live.refresh()
+    guest.tell(live.agent, guest.identity(machine, user), TELL_WAIT)
+    plug_card(live, machine.network)
+    media.bring_volumes(live, machine.volumes)
+    media.bring_iso(live, machine)
+    log.info("machine %s took its identity in %.0f ms", machine.uuid, (clock.monotonic() - begun) * 1000)
+
+
+def plug_card(live: Live, network: UserNetwork) -> None:
+    """Its network card, on a port that the guest watches."""
+    forwarded = [{"str": cmdline.forwarded(network)}]
+    live.execute("netdev_add", {"type": "user", "id": "net0", "hostfwd": forwarded})
+    card = {"driver": "virtio-net-pci", "id": "net0", "netdev": "net0", "mac": network.mac.lower(), "romfile": ""}
+    live.execute("device_add", {**card, "bus": cmdline.WARM_PORT})
