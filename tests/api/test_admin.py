@@ -49,6 +49,20 @@ def test_the_default_plans(boss: Caller) -> None:
     assert "nano" in plans
 
 
+def test_an_operator_says_on_which_node(boss: Caller, cloud: Cloud) -> None:
+    body = {"name": "acme-1", "server_type": "nano", "image": "tiny", "x_node": "n1"}
+    try:
+        made = boss.ok("POST", "/v1/servers", body)["server"]
+        cloud.settle()
+        assert boss.ok("GET", f"/v1/servers/{made['id']}")["server"]["x_node"] == "n1"
+        error = boss.refused("POST", "/v1/servers", {**body, "name": "acme-2", "x_node": "n9"}, 422, "invalid_input")
+        assert fields(error) == {"x_node": ["there is no node 'n9'; there are n1"]}
+        Caller().refused("POST", "/v1/servers", {**body, "name": "acme-2"}, 403, "forbidden")
+        assert not Server.objects.filter(name="acme-2").exists()
+    finally:
+        cloud.reset()
+
+
 def test_a_plan_that_was_deleted_stays_so(boss: Caller) -> None:
     id = boss.ok("POST", "/admin/v1/server_types", {"name": "acme", "cores": 1, "memory_mib": 64, "disk_gib": 1})
     ServerType.objects.filter(name="large").update(name="acme-large")

@@ -65,6 +65,8 @@ class Cloud:
                 (3, "medium", 4, 4.0, 80),
             )
         }
+        self.nodes = [dict(node) for node in NODES]
+        self.operator = True
         self.locations = {1: {"id": 1, "name": "local", "description": "This machine"}}
         self.images = {
             1: self._image(1, "tiny", "Linux and busybox", 0.0, "root", "ready"),
@@ -327,7 +329,7 @@ class Routes:
         if kind == "base":
             return self._base(request.method, body)
         if kind in ("nodes", "statistics"):
-            return JSONResponse({"nodes": NODES} if kind == "nodes" else STATISTICS)
+            return self._cluster(request, kind)
         if kind == "catalogue":
             return JSONResponse({"catalogue": [{"name": "centos-6", "refused": "nobody could log in"}]})
         if kind == "images":
@@ -348,6 +350,11 @@ class Routes:
         if tail == "clone" and body["confirm"] != server["name"]:
             raise _invalid("confirm", "type the server's name")
         return JSONResponse({"action": _public(self.cloud.new_action("run_step", "server", server["id"], 0.05))}, 201)
+
+    def _cluster(self, request: Request, kind: str) -> Response:
+        if not self.cloud.operator:
+            raise Problem(403, "forbidden", "this needs an operator's token")
+        return self._list(request, "nodes", self.cloud.nodes) if kind == "nodes" else JSONResponse(STATISTICS)
 
     def _base(self, method: str, body: Any) -> Response:
         if method == "PUT" and not body["text"].startswith("#cloud-config\n"):

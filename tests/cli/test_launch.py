@@ -73,13 +73,15 @@ def test_everything_that_can_be_said(paddock: Shell, cloud: Cloud, tmp_path: Pat
     data.write_text("#cloud-config\n# grüße\n", encoding="utf-8")
     paddock.ok(
         "launch", "tiny", "-n", "web", "--type", "small", "--user-data", data, "-l", "env=prod", "-l", "tier=", "-g",
-        "pf1", "--role", "web", "--restart", "on-failure", "--no-start", "--no-ssh-key",
+        "pf1", "--role", "web", "--restart", "on-failure", "--no-start", "--no-ssh-key", "-d", "the shop",
+        "--autostart", "--order", "1", "--delay", "30", "--kernel-args", "quiet", "--node", "n2",
     )  # fmt: skip
     body = next(body for method, path, body in cloud.requests if (method, path) == ("POST", "/v1/servers"))
     assert body == {
         "name": "web", "server_type": "small", "image": 1, "ssh_keys": [], "labels": {"env": "prod", "tier": ""},
         "start_after_create": False, "x_restart": "on-failure", "user_data": "#cloud-config\n# grüße\n",
-        "x_group": "pf1", "x_role": "web",
+        "x_group": "pf1", "x_role": "web", "x_description": "the shop", "x_kernel_args": "quiet", "x_node": "n2",
+        "x_autostart": {"enabled": True, "order": 1, "delay": 30},
     }  # fmt: skip
     assert cloud.servers[1]["status"] == "off"
 

@@ -70,6 +70,38 @@ def test_types_that_differ_in_nothing_else_are_a_menu_and_so_are_locations(paddo
     assert [body["location"] for body in bodies] == ["attic"] * 2
 
 
+def test_an_operator_is_asked_for_the_node_first(paddock: Shell, cloud: Cloud) -> None:
+    """CLD asks for the hypervisor before anything else; where there is one only, there is nothing to ask."""
+    cloud.nodes[1]["state"] = "up"
+    cloud.locations[2] = {"id": 2, "name": "attic", "description": "Up there"}
+    with on_terminal(paddock, "launch", "--type", "micro", "--name", "web", "--no-wait") as terminal:
+        shown = answer(terminal, "Which [1]: ", "3")
+        assert shown.startswith(
+            "Node:\r\n  1) any  where there is room\r\n"
+            "  2) n1  5 CPUs, 6.1G memory and 60G disk free\r\n  3) n2  12 CPUs, 15.6G memory and 500G disk free\r\n"
+        )
+        answer(terminal, "Which [1]: ", "tiny")
+        assert "--name web --node n2 --type micro" in terminal.until("web is being created")
+        assert terminal.wait() == 0
+    with on_terminal(paddock, "launch", "--type", "micro", "--name", "any", "--no-wait") as terminal:
+        answer(terminal, "Which [1]: ", "")
+        answer(terminal, "Which [1]: ", "tiny")
+        assert "--node" not in terminal.until("any is being created")
+        assert terminal.wait() == 0
+    asked = [body for method, path, body in cloud.requests if (method, path) == ("POST", "/v1/servers")]
+    assert [body.get("x_node") for body in asked] == ["n2", None]
+
+
+def test_who_is_no_operator_is_asked_for_the_location(paddock: Shell, cloud: Cloud) -> None:
+    cloud.operator, cloud.nodes[1]["state"] = False, "up"
+    cloud.locations[2] = {"id": 2, "name": "attic", "description": "Up there"}
+    with on_terminal(paddock, "launch", "--type", "micro", "--name", "web", "--no-wait") as terminal:
+        assert "Location:" in answer(terminal, "Which [1]: ", "2")
+        answer(terminal, "Which [1]: ", "tiny")
+        assert "--name web --location attic --type micro" in terminal.until("web is being created")
+        assert terminal.wait() == 0
+
+
 @pytest.mark.parametrize("key", ["\x03", "\x04"])
 def test_who_leaves_made_nothing(paddock: Shell, cloud: Cloud, key: str) -> None:
     with on_terminal(paddock, "launch") as terminal:

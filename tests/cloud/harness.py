@@ -120,13 +120,14 @@ class Cloud:
     def new_server(self, name: str = "web-1", plan: str = "nano", **fields: Any) -> Server:
         """A server that was asked for, and has not yet been placed."""
         volumes, automount = fields.pop("volumes", ()), fields.pop("automount", False)
+        asked = fields.pop("asked", "")
         kind = ServerType.objects.get(name=plan)
         row = Server(
             project=fields.pop("project", self.project()), name=name, server_type=kind, cores=kind.cores,
             memory_mib=kind.memory_mib, disk_gib=kind.disk_gib,
             image=Image.objects.get(project=None, name=fields.pop("image", "tiny")), **fields,
         )  # fmt: skip
-        server.create(row, volumes=volumes, automount=automount)
+        server.create(row, volumes=volumes, automount=automount, node=asked)
         return row
 
     def running_server(self, name: str = "web-1", **fields: Any) -> Server:

@@ -103,6 +103,30 @@ def test_two_nodes_take_turns(cloud: Cloud) -> None:
     assert set(Server.objects.values_list("ssh_port", flat=True)) == {2200, 2201, 2300, 2301}
 
 
+def test_the_node_that_was_asked_for(cloud: Cloud) -> None:
+    """Also when it must be waited for, and also after a first try that failed."""
+    second_node(cloud)
+    rows = [cloud.new_server(f"web-{i}", asked="n2") for i in range(3)]
+    cloud.settle()
+    assert {Server.objects.get(pk=r.pk).node.name for r in rows} == {"n2"}  # type: ignore[union-attr]  # placed
+    Node.objects.filter(name="n2").update(state="down", problem="restarting")
+    waiting = cloud.new_server("web-4", asked="n2")
+    advance(Flow.registry["server"], waiting.pk)
+    waiting.refresh_from_db()
+    assert (waiting.step, waiting.waiting_for) == ("place", "node n2 to answer")
+    Node.objects.filter(name="n2").update(state="up", cpus=1, cpu_overcommit=1.0, claimed_cpus=1)
+    cloud.settle()
+    waiting.refresh_from_db()
+    why = "no node has room: n1 is not n2, which was asked for; n2 has 0 of 1 CPUs free, 1 too few"
+    assert (waiting.status, waiting.problem) == ("off", why)
+    Node.objects.filter(name="n2").update(cpus=4)
+    server.ask(waiting, "start_server")
+    cloud.settle()
+    assert Server.objects.get(pk=waiting.pk).node.name == "n2"  # type: ignore[union-attr]  # placed
+    with pytest.raises(NoRoom, match="n1 is not n2, which was asked for; n2 has 2 of 4 CPUs free, 6 too few"):
+        cloud.new_server("big", plan="large", asked="n2")
+
+
 def test_numbers_are_never_used_twice(cloud: Cloud) -> None:
     first = cloud.running_server()
     server.delete(first)

@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from paddock.base.errors import Invalid, NameTaken, NotFound, PaddockError, Unavailable
-from paddock.cli import follow, keys, lookup, names, progress, server, wizard
+from paddock.cli import follow, keys, lookup, names, progress, server, server_set, wizard
 from paddock.cli.amounts import gigabytes_of
 from paddock.cli.client import Api, Json
 from paddock.cli.fail import report
@@ -47,6 +47,10 @@ class Order:
     base: bool = True
     firmware: str = ""
     iso: str = ""
+    node: str = ""
+    description: str = ""
+    kernel_args: str = ""
+    autostart: Json = field(default_factory=dict)
 
     def body(self, name: str) -> Json:
         """The request that creates one of them."""
@@ -55,7 +59,8 @@ class Order:
             "ssh_keys": list(self.ssh_keys), "labels": dict(self.labels), "start_after_create": self.start,
             "x_restart": self.restart, "user_data": self.user_data, "x_group": self.group, "x_role": self.role,
             "location": self.location, "placement_group": self.placement_group or "",
-            "x_firmware": self.firmware, "x_iso": self.iso,
+            "x_firmware": self.firmware, "x_iso": self.iso, "x_node": self.node, "x_description": self.description,
+            "x_kernel_args": self.kernel_args, "x_autostart": self.autostart or "",
         }  # fmt: skip
         if self.volumes:
             wanted |= {"volumes": list(self.volumes), "automount": self.automount}
@@ -85,8 +90,14 @@ def launch(
     label: Annotated[list[str] | None, typer.Option("-l", "--label", help="key=value, repeatable.")] = None,
     group: Annotated[str, typer.Option("-g", "--group", help="To start and stop servers together.")] = "",
     role: Annotated[str, typer.Option(help="What it does in its group: web, sql.")] = "",
-    restart: Annotated[Literal["no", "on-failure"], typer.Option(help="When its QEMU dies.")] = "no",
+    description: server_set.Description = None,
+    autostart: server_set.Autostart = None,
+    order: server_set.Order = None,
+    delay: server_set.Delay = None,
+    restart: server_set.Restart = None,
+    kernel_args: server_set.KernelArgs = None,
     location: Annotated[str, typer.Option(help="Where.", show_default=False)] = "",
+    node: Annotated[str, typer.Option(help="On this node; for operators.", show_default=False)] = "",
     volume: Annotated[list[str] | None, typer.Option(help="Attach this one: name or id.")] = None,
     automount: Annotated[bool, typer.Option("--automount", help="Mount the volumes in it.")] = False,
     placement_group: Annotated[str, typer.Option(help="Not on a node with others of it.", show_default=False)] = "",
@@ -108,17 +119,20 @@ def launch(
       paddock launch debian-12
       paddock launch debian-12 --name web --type small --label env=prod
       paddock launch tiny --count 5 --group pf1 --role web
+      paddock launch debian-12 --name db --autostart --order 1 --delay 30
       paddock launch --iso debian-netinst --disk 20G --name template
       paddock launch --from-file set.txt
     """
     api = api_of(ctx)
     if from_file and (image or name or count):
         raise typer.BadParameter("--from-file says image, count and group itself: give no IMAGE, --name or --count")
-    said = wizard.Wish(image, name, location, type, *_size(cpus, memory, disk), several=count is not None)
+    said = wizard.Wish(image, name, location, node, type, *_size(cpus, memory, disk), several=count is not None)
     if not (image or from_file or iso):
         said = wizard.asked(api, said)
     common = Order(
-        image={}, server_type={}, name=said.name, count=count or 1, user_data=_user_data(user_data), restart=restart,
+        image={}, server_type={}, name=said.name, count=count or 1, user_data=_user_data(user_data),
+        restart=restart or "no", node=said.node, description=description or "", kernel_args=kernel_args or "",
+        autostart=server_set.turn(autostart, order, delay) or {},
         labels=tuple(_label(text) for text in label or ()), group=group, role=role, several=said.several,
         location=said.location, start=not no_start, base=not no_base, firmware=firmware or "", automount=automount,
         volumes=tuple(int(lookup.find(api, "volumes", ref)["id"]) for ref in volume or ()), iso=_iso(api, iso),

@@ -13,24 +13,31 @@ from paddock.cli.session import api_of
 from paddock.cli.state import state_of
 from paddock.cli.wait import tell
 
+Description = Annotated[str | None, typer.Option("-d", "--description", help="For people.", show_default=False)]
+Autostart = Annotated[bool | None, typer.Option("--autostart/--no-autostart", help="Start it when its node comes up.")]
+Order = Annotated[int | None, typer.Option("--order", min=0, max=9999, help="Lower ones start first.")]
+Delay = Annotated[int | None, typer.Option("--delay", min=0, max=3600, help="Seconds that the next ones wait.")]
+Restart = Annotated[Literal["no", "on-failure"] | None, typer.Option(help="When its QEMU dies.", show_default=False)]
+KernelArgs = Annotated[
+    str | None, typer.Option("--kernel-args", help="For images whose kernel QEMU loads.", show_default=False)
+]
+
+
+def turn(autostart: bool | None, order: int | None, delay: int | None) -> Json | None:
+    """When a server is started by itself, as the API takes it; None when nothing was said of that."""
+    said = {"enabled": autostart, "order": order, "delay": delay}
+    return {name: value for name, value in said.items() if value is not None} or None
+
 
 def set_server(
     ctx: typer.Context,
     server: Server,
-    description: Annotated[
-        str | None, typer.Option("-d", "--description", help="For people.", show_default=False)
-    ] = None,
-    autostart: Annotated[
-        bool | None, typer.Option("--autostart/--no-autostart", help="Start it when its node comes up.")
-    ] = None,
-    order: Annotated[int | None, typer.Option(min=0, max=9999, help="Lower ones start first.")] = None,
-    delay: Annotated[int | None, typer.Option(min=0, max=3600, help="Seconds that the next ones wait.")] = None,
-    restart: Annotated[
-        Literal["no", "on-failure"] | None, typer.Option(help="When its QEMU dies.", show_default=False)
-    ] = None,
-    kernel_args: Annotated[
-        str | None, typer.Option(help="For images whose kernel QEMU loads; from the next start on.")
-    ] = None,
+    description: Description = None,
+    autostart: Autostart = None,
+    order: Order = None,
+    delay: Delay = None,
+    restart: Restart = None,
+    kernel_args: KernelArgs = None,
     group: Annotated[str | None, typer.Option("-g", "--group", help="To start and stop servers together.")] = None,
     role: Annotated[str | None, typer.Option(help="What it does in its group.")] = None,
     output: Output = Format.TABLE,
@@ -42,10 +49,9 @@ def set_server(
       paddock server set web --restart on-failure --description "the shop"
       paddock server set old --no-autostart --group ""
     """
-    turns = {"enabled": autostart, "order": order, "delay": delay}
     said: Json = {
         "x_description": description, "x_restart": restart, "x_kernel_args": kernel_args, "x_group": group,
-        "x_role": role, "x_autostart": {name: value for name, value in turns.items() if value is not None} or None,
+        "x_role": role, "x_autostart": turn(autostart, order, delay),
     }  # fmt: skip
     body = {name: value for name, value in said.items() if value is not None}
     if not body:

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 
 import typer
 
+from paddock.base.errors import Refused
 from paddock.cli import ask, names
 from paddock.cli.amounts import gigabytes_of
 from paddock.cli.client import Api, Json
 from paddock.cli.output import clean, gigabytes, stderr
 
+ANY: Json = {"name": "any"}  # node
 # Where other clouds ask for an address and a MAC: said, since there is nothing to choose.
 NETWORK = "External IP and MAC: none to give; it is reached through its node, on an SSH port of its own"
 
@@ -26,6 +28,7 @@ class Wish:
     image: str = ""
     name: str = ""
     location: str = ""
+    node: str = ""
     type: str = ""
     cpus: int = 0
     memory: float = 0.0
@@ -63,9 +66,9 @@ def asked(api: Api, wish: Wish) -> Wish:
     """The wish with all that is missing asked for. Raises typer.BadParameter where nobody can be asked."""
     if not ask.at_terminal():
         raise typer.BadParameter("Missing argument 'IMAGE': `paddock image list` shows what there is")
-    location = wish.location or _location(api)
+    wish = _placed(api, wish)
     image = ask.menu("Image", api.list("/v1/images", {"sort": "id:asc"}), _image)
-    wish = replace(wish, location=location, image=str(image["name"] or image["id"]))
+    wish = replace(wish, image=str(image["name"] or image["id"]))
     wish = replace(wish, name=wish.name or _name(api, wish))
     wish = _sized(api, wish, float(image.get("disk_size") or 0))
     console = stderr()
@@ -77,15 +80,38 @@ def asked(api: Api, wish: Wish) -> Wish:
 def command_line(wish: Wish) -> str:
     """The answers as one would say them without being asked."""
     said = [f"--{field} {shlex.quote(value)}" for field, value in (
-        ("name", wish.name), ("location", wish.location), ("type", wish.type),
+        ("name", wish.name), ("location", wish.location), ("node", wish.node), ("type", wish.type),
     ) if value]  # fmt: skip
     return " ".join(["paddock launch", shlex.quote(wish.image), *said])
 
 
-def _location(api: Api) -> str:
-    """Where, only if that is a question."""
+def _placed(api: Api, wish: Wish) -> Wish:
+    """With a place, only if that is a question: for an operator a node, for anybody else a location."""
+    if wish.node or wish.location:
+        return wish
+    if len(nodes := _nodes(api)) > 1:
+        chosen = ask.menu("Node", [ANY, *nodes], _node)
+        return replace(wish, node="" if chosen is ANY else str(chosen["name"]))
     places = api.list("/v1/locations")
-    return str(ask.menu("Location", places, _described)["name"]) if len(places) > 1 else ""
+    return replace(wish, location=str(ask.menu("Location", places, _described)["name"])) if len(places) > 1 else wish
+
+
+def _nodes(api: Api) -> list[Json]:
+    """Those that a server can be made on; none for who is no operator, and so can't choose."""
+    try:
+        return [node for node in api.list("/admin/v1/nodes", {"sort": "name"}) if node["state"] == "up"]
+    except Refused:
+        return []
+
+
+def _node(node: Json) -> str:
+    if node is ANY:
+        return "any  where there is room"
+    cpus = max(0, int(node["cpus"] * node["cpu_overcommit"]) - node["claimed_cpus"])
+    memory = max(0, int(node["memory_mib"] * node["memory_overcommit"]) - node["claimed_memory_mib"])
+    disk = max(0, node["disk_gib"] - node["claimed_disk_gib"])
+    free = f"{cpus} CPUs, {gigabytes(round(memory / 1024, 1))} memory and {gigabytes(disk)} disk free"
+    return clean(f"{node['name']}  {free}")
 
 
 def _name(api: Api, wish: Wish) -> str:

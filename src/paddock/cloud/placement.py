@@ -34,6 +34,7 @@ class Demand:
     memory_mib: int
     disk_gib: int
     only: str = ""  # the node that its volumes lie on
+    asked: str = ""  # the node that an operator asked for
     apart: frozenset[str] = frozenset()  # nodes with others of its placement group
     lacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # what nodes have not, by name
     full: Mapping[str, str] = field(default_factory=dict)  # why a node's disk takes no more for now, by name
@@ -72,7 +73,8 @@ def judge(node: Room, demand: Demand, ports_used: int) -> Verdict:
         reasons.append(f"has no SSH port left in {node.first_ssh_port}–{last}")
     reasons += _company(node.name, demand)
     spread = len(reasons) == 1 and node.name in demand.apart
-    never = never or bool(demand.only and demand.only != node.name) or bool(demand.lacks.get(node.name))
+    elsewhere = any(name and name != node.name for name in (demand.only, demand.asked))
+    never = never or elsewhere or bool(demand.lacks.get(node.name))
     return Verdict(node.name, tuple(reasons), not never, node.state != "up", spread)
 
 
@@ -80,6 +82,8 @@ def _company(node: str, demand: Demand) -> Iterator[str]:
     """What speaks against a node besides its room: who and what is there."""
     if demand.only and node != demand.only:
         yield f"is not {demand.only}, where the server's volumes lie"
+    if demand.asked and node != demand.asked:
+        yield f"is not {demand.asked}, which was asked for"
     yield from demand.lacks.get(node, ())
     if node in demand.full:
         yield demand.full[node]

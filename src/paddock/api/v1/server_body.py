@@ -87,6 +87,7 @@ class CreateServer(Body):
     x_role: Tag = ""
     x_restart: Restart = "no"
     x_start_paused: bool = False
+    x_node: Line | None = None  # on this one; for operators
     x_description: Description = ""
     x_kernel_args: KernelArgs = ""  # after the image's own
     x_autostart: Autostart = Autostart()

@@ -3,12 +3,12 @@
 from django.db.models import F
 from django.http import HttpRequest
 
-from paddock.api.auth import project
+from paddock.api.auth import check_rights, project
 from paddock.api.errors import invalid
 from paddock.api.paging import by_id_or_name
 from paddock.api.v1 import images, isos, placement_groups, server_types
 from paddock.cloud.flows import origin
-from paddock.cloud.models import Image, PlacementGroup, ServerType, Volume
+from paddock.cloud.models import Image, Node, PlacementGroup, ServerType, Token, Volume
 from paddock.machine.spec import GIB, UEFI_FROM_MIB
 
 MAX_NAMED = 20  # names that an error lists
@@ -53,6 +53,18 @@ def image_for(request: HttpRequest, wanted: int | str | None, iso: int | str | N
     if iso is None:
         raise invalid("image", "is required, unless there is x_iso to install from")
     return Image.objects.get(type="blank", project=None)
+
+
+def node_of(request: HttpRequest, wanted: str | None) -> str:
+    """The name of the node that shall have a new server, which is an operator's to say; empty: any. Raises ApiError."""
+    if wanted is None:
+        return ""
+    token: Token = request.auth  # type: ignore[attr-defined]  # set by ninja
+    check_rights(token, writes=True, operator=True)
+    names = list(Node.objects.order_by("name").values_list("name", flat=True))
+    if wanted not in names:
+        raise invalid("x_node", f"there is no node '{wanted}'; there are {', '.join(names[:MAX_NAMED]) or 'none'}")
+    return wanted
 
 
 def check_fits(image: Image, plan: ServerType) -> None:

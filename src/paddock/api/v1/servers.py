@@ -22,6 +22,7 @@ from paddock.api.v1.server_lookup import (
     image_for,
     iso_of,
     new_plan_of,
+    node_of,
     volumes_of,
 )
 from paddock.api.v1.server_reply import (
@@ -90,8 +91,8 @@ def create_server(request: HttpRequest, body: CreateServer) -> Status[CreatedSer
     body.check_supported()
     check_place(body.location, body.datacenter)
     server, password = _new(request, body)
-    volumes = volumes_of(request, body.volumes)
-    action = flow.create(server, correlation(request), volumes=volumes, automount=body.automount)
+    volumes, node = volumes_of(request, body.volumes), node_of(request, body.x_node)
+    action = flow.create(server, correlation(request), volumes=volumes, automount=body.automount, node=node)
     created = CreatedServer(
         server=shown(visible(request).get(pk=server.pk)),
         action=actions.shown(action),

@@ -15,7 +15,7 @@ from django.db.models.functions import Greatest, Least
 
 from paddock.base.errors import Conflict, Invalid, NoRoom, PaddockError, PlacementFailed
 from paddock.cloud import placement
-from paddock.cloud.models import Node, Server, ServerType, Volume
+from paddock.cloud.models import Action, Node, Server, ServerType, Volume
 from paddock.machine.spec import GIB, MIB
 
 PLACEMENT_TRIES = 5
@@ -38,22 +38,25 @@ class Shape:
 # Choosing
 
 
-def verdicts(server: Server, volumes: Iterable[Volume] = ()) -> tuple[list[str], list[placement.Verdict]]:
-    """The names of the nodes that fit, best first, and what each node says. `volumes`: those that it shall have."""
-    return _choose(_nodes(server), server, _where(volumes))
+def verdicts(
+    server: Server, volumes: Iterable[Volume] = (), asked: str = ""
+) -> tuple[list[str], list[placement.Verdict]]:
+    """The names of the nodes that fit, best first, and what each node says. `volumes`: those that it shall have;
+    `asked`: the only node that will do."""
+    return _choose(_nodes(server), server, _where(volumes), asked)
 
 
-def refuse_hopeless(server: Server, volumes: Iterable[Volume] = ()) -> None:
+def refuse_hopeless(server: Server, volumes: Iterable[Volume] = (), asked: str = "") -> None:
     """Raises NoRoom or PlacementFailed when no node can hold a server that was asked for. Nodes that are only down may
     come back, unless one that is up says no: then that is said at once."""
-    fitting, said = verdicts(server, volumes)
+    fitting, said = verdicts(server, volumes, asked)
     if not fitting and not (only_down(said) and not any(v.ever and not v.down for v in said)):
         raise _refusal(said)
 
 
 def waited_for(server: Server) -> str:
     """The names of the nodes that would fit if they were up. Raises NoRoom or PlacementFailed when there is none."""
-    said = verdicts(server, volumes_of(server))[1]
+    said = verdicts(server, volumes_of(server), asked_for(server))[1]
     if names := only_down(said):
         return names
     raise _refusal(said)
@@ -82,12 +85,13 @@ def _nodes(server: Server) -> list[Any]:
     return list(Node.objects.order_by("name").annotate(used=Count("server"), strange=strange))
 
 
-def _choose(nodes: list[Any], server: Server, only: str) -> tuple[list[str], list[placement.Verdict]]:
+def _choose(nodes: list[Any], server: Server, only: str, asked: str) -> tuple[list[str], list[placement.Verdict]]:
     demand = placement.Demand(
         cpus=server.cores,
         memory_mib=server.memory_mib,
         disk_gib=server.disk_gib,
         only=only,
+        asked=asked,
         apart=_nodes_of_group(server),
         lacks={n.name: tuple(lacks(n, server, server.server_type)) for n in nodes} if _special(server) else {},
         full={n.name: why for n in nodes for why in full(n)},
@@ -151,15 +155,21 @@ def _where(volumes: Iterable[Volume]) -> str:
     return next(iter(names.values()), "")
 
 
+def asked_for(server: Server) -> str:
+    """The node that was asked for when it was created; empty: whichever is best."""
+    created = Action.objects.filter(kind="server", row_id=server.pk, command="create_server")
+    return created.values_list("arguments__node", flat=True).first() or ""
+
+
 # Claiming
 
 
 def claim(server: Server) -> bool:
     """Claim a place on the best node that still has room, and write it down in the same transaction."""
-    only = _where(volumes_of(server))
+    only, asked = _where(volumes_of(server)), asked_for(server)
     for _ in range(PLACEMENT_TRIES):
         nodes = _nodes(server)
-        fitting, _verdicts = _choose(nodes, server, only)
+        fitting, _verdicts = _choose(nodes, server, only, asked)
         if not fitting:
             return False
         with transaction.atomic():

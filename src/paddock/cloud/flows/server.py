@@ -369,10 +369,12 @@ def _let_go_of(volumes: Sequence[Volume]) -> None:
 # What is asked from outside: each writes row, action and wake-up in one transaction
 
 
-def create(server: Server, correlation_id: str = "", volumes: Sequence[Volume] = (), automount: bool = False) -> Action:
-    """Begin a server's life, with these volumes attached (each by an action of its own). Raises NoRoom or
-    PlacementFailed when no node could hold it, NameTaken, LimitExceeded, AlreadyAttached."""
-    claim.refuse_hopeless(server, volumes)
+def create(
+    server: Server, correlation_id: str = "", volumes: Sequence[Volume] = (), automount: bool = False, node: str = ""
+) -> Action:
+    """Begin a server's life, with these volumes attached (each by an action of its own), on this node or whichever is
+    best. Raises NoRoom or PlacementFailed when no node could hold it, NameTaken, LimitExceeded, AlreadyAttached."""
+    claim.refuse_hopeless(server, volumes, node)
     server.step, server.correlation_id = "place", correlation_id
     server.revision = 1 if volumes else 0
     server.vendor_data = base_config.for_server(server)
@@ -383,7 +385,7 @@ def create(server: Server, correlation_id: str = "", volumes: Sequence[Volume] =
             )
             volume_flow.lock(volumes)
             server.save(force_insert=True)
-            action = actions.begin(KIND, server, "create_server", correlation_id)
+            action = actions.begin(KIND, server, "create_server", correlation_id, {"node": node} if node else {})
             Server.objects.filter(pk=server.pk).update(action_id=action.pk)
             for volume in volumes:
                 volume_flow.attach_to_new(volume, server, automount, correlation_id)
