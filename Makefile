@@ -11,10 +11,10 @@ COMPILE := env -u PIP_FIND_LINKS -u PIP_INDEX_URL -u PIP_EXTRA_INDEX_URL CUSTOM_
 SIDE_BY_SIDE := -n 3 --dist loadfile  # processes with a database each; they wait more than they work
 LINT = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-.PHONY: help setup demo test check lint dev bench lock clean
+.PHONY: help setup demo test test-long check lint dev bench lock clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Install what is missing, for the tests too: Debian packages, .venv, .venv-clients
 	@scripts/setup
@@ -26,6 +26,10 @@ demo: ## A cloud on this machine with a Debian server in it
 test: setup lint ## Everything, real guests included (about 25 minutes on two cores without KVM)
 	$(BIN)/pytest -m "not guest and not slow" -q $(SIDE_BY_SIDE)
 	$(BIN)/pytest -m "guest or slow" -q -n 2 --dist loadfile
+
+test-long: ## What takes an hour, or the whole internet: installers, published images (docs/testing-long.md)
+	@scripts/setup --long
+	PADDOCK_LONG_RESULT=$(CURDIR)/docs/testing-long-result.md $(BIN)/pytest -v -m long tests/long
 
 check: setup lint ## Lint, types, import contracts and the fast tests (a little over 2 minutes)
 	$(BIN)/pytest -m "not guest and not slow" -q $(SIDE_BY_SIDE)
