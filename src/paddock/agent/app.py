@@ -31,6 +31,7 @@ from paddock.hypervisor.wire import (
     PowerRequest,
     SnapshotRequest,
     VolumeList,
+    WarmList,
 )
 from paddock.machine.spec import Disk, Machine, Volume
 from paddock.machine.state import (
@@ -60,7 +61,8 @@ class Answers:
 
     def __init__(self, hypervisor: Hypervisor, inject: Inject | None) -> None:
         self._machines, self._disks = hypervisor.machines, hypervisor.disks
-        self._volumes, self._guest, self._streams = hypervisor.volumes, hypervisor.guest, hypervisor.streams
+        self._volumes, self._warm = hypervisor.volumes, hypervisor.warm
+        self._guest, self._streams = hypervisor.guest, hypervisor.streams
         self._inject = inject
 
     def facts(self, _call: Call) -> HostFacts:
@@ -130,6 +132,15 @@ class Answers:
 
     def remove_volume(self, call: Call) -> None:
         self._volumes.remove_volume(call.volume, call.epoch)
+
+    def make_warm(self, call: Call) -> Progress:
+        return self._warm.make_warm(call.parsed(Machine))
+
+    def warm_images(self, _call: Call) -> WarmList:
+        return WarmList(warm=self._warm.warm_images())
+
+    def remove_warm(self, call: Call) -> None:
+        self._warm.remove_warm(call.warm)
 
     def console_log(self, call: Call) -> str:
         limit = min(max(call.whole_number("limit", LOG_BYTES), 0), MAX_LOG_BYTES)
@@ -239,6 +250,9 @@ class Agent:
             route("GET", "/v1/volumes", a.volumes),
             route("PUT", volume, a.ensure_volume, "ensure_volume"),
             route("DELETE", volume, a.remove_volume, "remove_volume"),
+            route("GET", "/v1/warm", a.warm_images),
+            route("POST", "/v1/warm", a.make_warm),
+            route("DELETE", "/v1/warm/{warm}", a.remove_warm, "remove_warm"),
             route("GET", "/v1/images", a.images),
             route("PUT", image, a.ensure_image),
             route("DELETE", image, a.remove_image, "remove_image"),

@@ -3,6 +3,7 @@
 import errno
 import logging
 import math
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -68,6 +69,14 @@ class Call:
     @property
     def snapshot(self) -> UUID:
         return self._uuid("snapshot")
+
+    @property
+    def warm(self) -> str:
+        """The id of a warm image. Raises Invalid for what could lead elsewhere: it names a directory."""
+        id: str = self.request.path_params["warm"]
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", id):
+            raise Invalid(f"{id[:64]!r} is not the id of a warm image", field="id")
+        return id
 
     def _uuid(self, name: str) -> UUID:
         uuid = self.request.path_params[name]
@@ -198,7 +207,8 @@ def no_route(request: Request, error: Exception) -> Response:
 def _note(call: Call, change: str, start: float, problem: str) -> None:
     if not change:
         return
-    what = call.request.path_params.get("uuid") or call.request.path_params.get("sha256")
+    named = call.request.path_params
+    what = named.get("uuid") or named.get("sha256") or named.get("warm")
     text = "%s %s epoch=%s: %s after %.3f s"
     level = logging.WARNING if problem else logging.INFO
     epoch = call.request.query_params.get(EPOCH, "-")

@@ -1,4 +1,4 @@
-"""The hypervisor port: five small protocols, and what a driver can do as data.
+"""The hypervisor port: six small protocols, and what a driver can do as data.
 
 All calls are synchronous, idempotent, and safe to repeat after any failure. What a driver makes on its host is named
 by the uuid of a machine or a volume. A change carries the caller's `epoch`: a driver refuses one lower than it has seen
@@ -29,6 +29,7 @@ from paddock.machine.state import (
     Snapshot,
     VolumeState,
 )
+from paddock.machine.warm import WarmImage
 
 MAX_CHUNK = 512 * 1024  # bytes of a guest's file in one call
 
@@ -49,6 +50,7 @@ class Capabilities(Frozen):
     passwords: bool = True
     metrics: bool = True
     offline_edits: bool = True  # works on disks of machines that are off, in a helper guest
+    warm: bool = True  # starts from warm images
     uefi: bool = True  # machines that boot by UEFI, beside those that boot by a BIOS
     isolated: bool = False  # guests of strangers can't reach the host's loopback, nor each other's
 
@@ -119,8 +121,9 @@ class Disks(Protocol):
     ) -> Snapshot:
         """Copy the system disk as it is at one moment to the file `target` (of this host; a whole qcow2 without backing
         file), in the background; ask again until done. The machine may run, and is not stopped. With `cleaning`, what
-        two servers must not share is removed from the copy, and what is left of it is said. Raises DiskFull, NotFound
-        for an image that the helper guest can't boot."""
+        two servers must not share is removed from the copy, and what is left of it is said. What its UEFI remembers
+        lies beside it, as `target` with -efivars at its end. Raises DiskFull, NotFound for an image that the helper
+        guest can't boot."""
 
     def drop_snapshot(self, machine: UUID, snapshot: UUID, epoch: int) -> None:
         """Give up making it, and remove what of it lies on this node outside `target`."""
@@ -144,6 +147,21 @@ class Volumes(Protocol):
 
     def volumes(self) -> tuple[VolumeState, ...]:
         """All that are here."""
+
+
+class WarmImages(Protocol):
+    """Guests of a host that have booted already, from which machines start (see `Machine.warm`)."""
+
+    def make_warm(self, machine: Machine) -> Progress:
+        """Have the warm image made that this machine, which need not be defined, could start from; in the background,
+        with low priority; ask again until done. Raises Refused where there can be none, NotFound for its image,
+        DiskFull, Unavailable when there is no room in memory now."""
+
+    def warm_images(self) -> tuple[WarmImage, ...]:
+        """All that are here, those that are being made, and notes of where there can be none."""
+
+    def remove_warm(self, id: str) -> None:
+        """Nobody starts from it any more; machines that did go on. Removing what is not there succeeds."""
 
 
 class Guest(Protocol):
@@ -194,6 +212,9 @@ class Hypervisor(Protocol):
 
     @property
     def volumes(self) -> Volumes: ...
+
+    @property
+    def warm(self) -> WarmImages: ...
 
     @property
     def guest(self) -> Guest: ...

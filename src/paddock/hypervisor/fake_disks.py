@@ -77,6 +77,8 @@ class FakeDisks:
             if manifest := host.images.pop(image, None):
                 host.store.forget_image(image)
                 host.used -= total_bytes(manifest)
+                for warm in [w for w in host.warm_kept.values() if w.image == image]:
+                    host.forget_warm(warm.id)
 
     def ensure_disk(self, machine: UUID, disk: Disk, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
         host = self._host
@@ -95,7 +97,8 @@ class FakeDisks:
             host.claim(disk.size - (there.size if there else 0))
             kept = (old or disk).model_copy(update={"size": disk.size})
             host.fakes[machine] = fake
-            fresh: dict[str, object] = {} if old else {"passwords": {}}  # they were on the disk that was there
+            # Passwords, and what it stood on, were of the disk that was there.
+            fresh: dict[str, object] = {} if old else {"passwords": {}, "fresh": True, "stands_on": ""}
             host.keep(fake, disks={**fake.saved.disks, disk.name: kept}, **fresh)
 
     def _image_size(self, disk: Disk) -> int:
@@ -142,7 +145,7 @@ class FakeDisks:
             del self._edits[machine, user, password_hash]
             if error := host.faults.helper_error:
                 return Progress(done=False, error=error)
-            host.keep(fake, passwords={**fake.saved.passwords, user: password_hash})
+            host.keep(fake, passwords={**fake.saved.passwords, user: password_hash}, fresh=False)
             return Progress(done=True)
 
     def _helper_is_here(self, image: str) -> None:

@@ -64,13 +64,13 @@ class FakeGuest:
         host = self._host
         with host.changed:
             fake = host.running(machine)
-            wait = host.ready_after - fake.saved.age()
+            wait = host.boots_for(fake)
             silent = host.faults.guest_agent_hangs or fake.saved.phase is Phase.PAUSED or wait > timeout
             absent = host.faults.guest_agent_absent
         if absent:
             hint = "it is still booting, or its image has no qemu-guest-agent"
             raise Unavailable(f"no guest agent answers in machine {machine}", hint=hint)
-        clock.sleep(timeout if silent else max(0.0, wait))
+        clock.sleep(timeout if silent else wait)
         if silent:
             raise Unavailable(f"the guest agent of machine {machine} did not answer within {timeout:g} s")
         return fake

@@ -1,6 +1,7 @@
-"""What all parts of the fake hypervisor share: its machines, volumes and images, and the room that they take."""
+"""What all parts of the fake hypervisor share: its machines, volumes, images, and the room that they take."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from uuid import UUID
 from paddock.base import clock
 from paddock.base.errors import Conflict, DiskFull, NotFound, PortTaken, Refused
 from paddock.hypervisor.fake_files import FakeFiles
-from paddock.hypervisor.fake_store import Saved, Store, total_bytes
+from paddock.hypervisor.fake_store import Saved, Store, Warm, total_bytes
 from paddock.hypervisor.fake_streams import LocalStream
 from paddock.hypervisor.faults import FaultOrder, Faults
 from paddock.machine.keys import Chord
 from paddock.machine.spec import GIB, MIB, Machine
 from paddock.machine.state import NodeUse, Phase
+from paddock.machine.warm import Start, WarmImage
 
 LOG_BYTES = 64 * 1024
 RUNS = 100  # how many of a machine's times of being on are remembered, for its metrics
@@ -67,6 +69,9 @@ class FakeHost:
         self.fakes = {saved.uuid: Fake(saved) for saved in self.store.machines()}
         self.images = {manifest.sha256: manifest for manifest in self.store.images()}
         self.made_volumes = {volume.uuid: volume for volume in self.store.volumes()}
+        warm = self.store.warm()
+        self.warm_kept = {image.id: image for image in warm.images}
+        self._warm_seen = set(warm.seen)
         self.ports = {fake.saved.port: u for u, fake in self.fakes.items() if fake.on}
         self.memory_used = sum(fake.saved.memory_mib for fake in self.fakes.values() if fake.on)
         self.states = {u: fake.saved.state() for u, fake in self.fakes.items() if fake.saved.machine}
@@ -74,6 +79,7 @@ class FakeHost:
         self.used += sum(fake.saved.kept for fake in self.fakes.values())
         self.used += sum(total_bytes(m) for m in self.images.values())
         self.used += sum(volume.size for volume in self.made_volumes.values())
+        self.used += sum(image.size for image in self.warm_kept.values())
         # A cursor of an earlier process is never one of ours, so that who holds it is answered at once.
         self.cursor = int(clock.now().timestamp() * 1000)
 
@@ -81,7 +87,8 @@ class FakeHost:
         """What all of it takes; `used` is the sum."""
         volumes = sum(volume.size for volume in self.made_volumes.values())
         images = sum(total_bytes(m) for m in self.images.values())
-        rest = max(self.used - volumes - images, 0)
+        warm = sum(image.size for image in self.warm_kept.values())
+        rest = max(self.used - volumes - images - warm, 0)
         return NodeUse(machines=rest, images=images, volumes=volumes, image_count=len(self.images))
 
     def inject(self, order: FaultOrder) -> None:
@@ -133,8 +140,9 @@ class FakeHost:
             self.states[saved.uuid] = saved.state()
         self.tell()
 
-    def turn_on(self, fake: Fake, phase: Phase) -> None:
-        """Start it, with its definition as it is now. Raises PortTaken, NotFound, Conflict."""
+    def turn_on(self, fake: Fake, phase: Phase, begin: Callable[[Fake], dict[str, Any]]) -> None:
+        """Start it, with its definition as it is now; where it does not go on with its memory, `begin` says how it
+        begins. Raises PortTaken, NotFound, Conflict."""
         machine, wanted = fake.saved.machine, fake.saved.endpoint
         assert machine, "BUG: a machine without a definition was started"
         self.check_parts(machine)
@@ -153,7 +161,7 @@ class FakeHost:
                 self._set_phase(fake, phase, greets=not fake.saved.booted, runs=runs, **{**has, **fresh, **before})
                 return
             has |= {**fresh, "cold_start": f"it started anew: {cold}"}
-        self._set_phase(fake, phase, runs=runs, **{"cold_start": "", **has})
+        self._set_phase(fake, phase, runs=runs, **{"cold_start": "", **has, **begin(fake)})
 
     def _check_cpus(self, machine: Machine) -> None:
         """Raises Refused when it shall have CPUs for itself, and others have them."""
@@ -168,7 +176,8 @@ class FakeHost:
         size = fake.saved.memory_mib * MIB
         self.claim(size)
         before = {"running": fake.saved.running, "started": fake.saved.started, "booted": fake.saved.booted}
-        self.turn_off(fake, Phase.HIBERNATED, "hibernated", kept=size, **before)
+        began = Start(warm=fake.saved.began.warm)
+        self.turn_off(fake, Phase.HIBERNATED, "hibernated", kept=size, began=began, **before)
 
     def drop_memory(self, fake: Fake, why: str) -> None:
         """A hibernated machine is off like any other."""
@@ -184,7 +193,8 @@ class FakeHost:
         self.ports.pop(fake.saved.port, None)
         self.memory_used -= fake.saved.memory_mib
         runs = (*fake.saved.runs[:-1], (fake.saved.runs[-1][0], clock.now().timestamp())) if fake.saved.runs else ()
-        self._set_phase(fake, phase, reason=reason, runs=runs, **{"running": None, "started": None, **more})
+        ended = {"running": None, "started": None, "began": Start(), "woken": False}
+        self._set_phase(fake, phase, reason=reason, runs=runs, **{**ended, **more})
         for stream in fake.streams:
             stream.hang_up()
         fake.streams.clear()
@@ -204,7 +214,7 @@ class FakeHost:
         if fake.saved.has and fake.saved.has.rescue:
             self.turn_off(fake, Phase.OFF, "the guest left the rescue system", rebooting=True)
         else:
-            self._set_phase(fake, Phase.RUNNING)
+            self._set_phase(fake, Phase.RUNNING, woken=False)
 
     def _set_phase(self, fake: Fake, phase: Phase, *, greets: bool = True, **changes: object) -> None:
         fresh = {"reason": "", "rebooting": False, "host_restarted": False, "phase": phase, "since": clock.now()}
@@ -217,9 +227,13 @@ class FakeHost:
         """Why the guest agent of a machine that is on does not answer now; empty: it does."""
         if fake.saved.phase is Phase.PAUSED:
             return "the guest is paused"
-        if self.faults.guest_agent_absent or self.faults.guest_agent_hangs or fake.saved.age() < self.ready_after:
+        if self.faults.guest_agent_absent or self.faults.guest_agent_hangs or self.boots_for(fake):
             return "no guest agent answers in this machine"
         return ""
+
+    def boots_for(self, fake: Fake) -> float:
+        """Seconds until the guest of a machine that is on has booted."""
+        return 0.0 if fake.saved.woken else max(0.0, self.ready_after - fake.saved.age())
 
     def tell(self) -> None:
         self.cursor += 1
@@ -255,6 +269,28 @@ class FakeHost:
         if found := self.made_volumes.pop(volume, None):
             self.store.forget_volume(volume)
             self.used -= found.size
+
+    def keep_warm(self, image: WarmImage) -> None:
+        """Have a warm image, or know something else of it. Its room is claimed already."""
+        self.warm_kept[image.id] = image
+        self._save_warm()
+
+    def forget_warm(self, id: str) -> None:
+        """The warm image is gone, and its room is free."""
+        if found := self.warm_kept.pop(id, None):
+            self.used -= found.size
+            self._save_warm()
+
+    def see_warm(self, key: str) -> bool:
+        """Whether a machine of that key was started before without a warm image; it is remembered."""
+        seen = key in self._warm_seen
+        if not seen:
+            self._warm_seen.add(key)
+            self._save_warm()
+        return seen
+
+    def _save_warm(self) -> None:
+        self.store.save_warm(Warm(images=tuple(self.warm_kept.values()), seen=tuple(sorted(self._warm_seen))))
 
 
 def _why_cold(saved: Saved) -> str:

@@ -9,6 +9,7 @@ from paddock.hypervisor.base import Capabilities
 from paddock.hypervisor.fake_adapt import brought, pending
 from paddock.hypervisor.fake_host import Fake, FakeHost
 from paddock.hypervisor.fake_metrics import made_up
+from paddock.hypervisor.fake_warm import FakeWarm
 from paddock.machine.spec import MIB, Machine, Power
 from paddock.machine.state import (
     Accelerator,
@@ -27,8 +28,9 @@ from paddock.machine.state import (
 class FakeMachines:
     """See `paddock.hypervisor.base.Machines`."""
 
-    def __init__(self, host: FakeHost) -> None:
+    def __init__(self, host: FakeHost, warm: FakeWarm) -> None:
         self._host = host
+        self._warm = warm
         self._hibernating: dict[UUID, float] = {}  # since when, as a monotonic time
 
     def capabilities(self) -> Capabilities:
@@ -83,7 +85,8 @@ class FakeMachines:
 
     def _on(self, fake: Fake, power: Power) -> None:
         if not fake.on:
-            self._host.turn_on(fake, Phase.RUNNING if power is Power.ON else Phase.PAUSED)
+            phase = Phase.RUNNING if power is Power.ON else Phase.PAUSED
+            self._host.turn_on(fake, phase, lambda fake: self._warm.begin(fake, phase is Phase.PAUSED))
         elif power is Power.ON and fake.saved.phase is Phase.PAUSED:
             self._host.resume(fake)
 
@@ -144,7 +147,7 @@ class FakeMachines:
                 return Readiness(ready=False, waiting_for=f"power: it is {fake.saved.phase}", last_words=words)
             if fake.saved.phase is Phase.PAUSED:
                 return Readiness(ready=False, waiting_for="cpus: it is paused", last_words=words)
-            if host.faults.never_ready or fake.saved.age() < host.ready_after:
+            if host.faults.never_ready or host.boots_for(fake):
                 return Readiness(ready=False, waiting_for="ssh", last_words=words)
             return Readiness(ready=True, by=("ssh",) if host.faults.guest_agent_absent else ("ssh", "agent"))
 

@@ -12,6 +12,7 @@ from paddock.base.files import write_atomically
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Disk, Frozen, Machine, Volume
 from paddock.machine.state import Accelerator, MachineState, Phase
+from paddock.machine.warm import Start, WarmImage
 
 
 class Taken(Frozen):
@@ -41,6 +42,10 @@ class Saved(Frozen):
     host_restarted: bool = False
     rebooting: bool = False
     cold_start: str = ""
+    fresh: bool = False  # its system disk was never started from
+    began: Start = Start()
+    woken: bool = False  # its guest had booted already when it was turned on
+    stands_on: str = ""  # the warm image whose disk its own stands on
     kept: int = 0  # bytes that its memory takes while it is hibernated
     damaged: bool = False
     booted: bool = False  # its guest has run since it was turned on
@@ -76,15 +81,23 @@ class Saved(Frozen):
         return MachineState.model_construct(
             uuid=self.uuid, phase=self.phase, pid=None, accelerator=accelerator, since=self.since, reason=self.reason,
             cold_start=self.cold_start if self.on else "", host_restarted=self.host_restarted,
-            rebooting=self.rebooting, epoch=0,
+            rebooting=self.rebooting, began=self.began if self.on else Start(), epoch=0,
         )  # fmt: skip
 
 
+class Warm(Frozen):
+    """The warm images, and the keys that a machine was started with while there was none."""
+
+    images: tuple[WarmImage, ...] = ()
+    seen: tuple[str, ...] = ()
+
+
 class Store:
-    """Machines, images and volumes in a directory, or nowhere."""
+    """Machines, images, warm images and volumes in a directory, or nowhere."""
 
     def __init__(self, directory: Path | None) -> None:
         self._boot = directory / "boot_id" if directory else None
+        self._warm = directory / "warm.json" if directory else None
         self._machines = directory / "machines" if directory else None
         self._images = directory / "images" if directory else None
         self._volumes = directory / "volumes" if directory else None
@@ -104,6 +117,17 @@ class Store:
         if self._boot:
             write_atomically(self._boot, boot_id)
         return boot_id
+
+    def warm(self) -> Warm:
+        """What was saved of warm images."""
+        try:
+            return Warm.model_validate_json(self._warm.read_bytes()) if self._warm else Warm()
+        except FileNotFoundError:
+            return Warm()
+
+    def save_warm(self, warm: Warm) -> None:
+        if self._warm:
+            write_atomically(self._warm, warm.model_dump_json())
 
     def machines(self) -> Iterator[Saved]:
         for path in _files(self._machines):

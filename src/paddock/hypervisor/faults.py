@@ -16,7 +16,7 @@ Operation = Literal[
     "facts", "ensure", "power", "remove", "state", "changes", "readiness", "ensure_image", "images", "remove_image",
     "ensure_disk", "exec", "console", "vnc", "console_log", "adapt", "metrics", "sizes", "snapshot", "drop_snapshot",
     "ensure_volume", "remove_volume", "volumes", "set_password", "read_file", "write_file", "send_keys",
-    "hibernate", "set_disk_password",
+    "hibernate", "set_disk_password", "make_warm", "warm_images", "remove_warm",
 ]  # fmt: skip
 
 
@@ -47,15 +47,16 @@ class FaultOrder(Frozen):
     guest_agent_absent: bool | None = None  # as in an image without one: no answer, and no waiting for it
     shutdown_ignored: bool | None = None
     disk_full: bool | None = None  # nothing more can be made or grown
-    copy_seconds: Annotated[float | None, Field(ge=0, description="that copying an image or a snapshot takes")] = None
+    copy_seconds: Annotated[float | None, Field(ge=0, description="that copying or a warm image takes")] = None
     copy_error: str | None = None  # with which copies of snapshots end; empty: they succeed
     not_frozen: str | None = None  # why guests can't be held still for a snapshot; empty: they can
     helper_error: str | None = None  # with which helper guests end; empty: they do their job
+    warm_error: str | None = None  # why there can be no warm image; empty: there can
 
 
 _STATES = (
     "delay", "never_ready", "guest_agent_hangs", "guest_agent_absent", "shutdown_ignored", "disk_full", "copy_seconds",
-    "copy_error", "not_frozen", "helper_error",
+    "copy_error", "not_frozen", "helper_error", "warm_error",
 )  # fmt: skip
 
 
@@ -79,6 +80,7 @@ class Faults:
         self.copy_error = ""
         self.not_frozen = ""
         self.helper_error = ""
+        self.warm_error = ""
 
     def take(self, order: FaultOrder) -> None:
         """Add an order to those in force (all of it but what happens at once)."""

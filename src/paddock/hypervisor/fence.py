@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from paddock.base import clock
 from paddock.base.errors import Conflict, Invalid, NotFound, Removed, StaleEpoch, Unavailable
 from paddock.base.files import overwrite, write_atomically
-from paddock.hypervisor.base import Capabilities, Disks, Guest, Hypervisor, Machines, Streams, Volumes
+from paddock.hypervisor.base import Capabilities, Disks, Guest, Hypervisor, Machines, Streams, Volumes, WarmImages
 from paddock.machine.cleaning import Cleaning
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Disk, Frozen, Machine, Power, Volume
@@ -176,6 +176,11 @@ class Fenced:
     @property
     def volumes(self) -> Volumes:
         return self._volumes
+
+    @property
+    def warm(self) -> WarmImages:
+        """They change no machine, and nobody owns them."""
+        return self._inner.warm
 
     @property
     def guest(self) -> Guest:

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from urllib.parse import quote
 from uuid import UUID
 
 import anyio
@@ -35,6 +36,7 @@ from paddock.hypervisor.wire import (
     PowerRequest,
     SnapshotRequest,
     VolumeList,
+    WarmList,
 )
 from paddock.machine.cleaning import Cleaning
 from paddock.machine.image import ImageManifest
@@ -54,6 +56,7 @@ from paddock.machine.state import (
     Snapshot,
     VolumeState,
 )
+from paddock.machine.warm import WarmImage
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -76,6 +79,7 @@ class RemoteHypervisor:
         self.machines = RemoteMachines(self._link)
         self.disks = RemoteDisks(self._link)
         self.volumes = RemoteVolumes(self._link)
+        self.warm = RemoteWarm(self._link)
         self.guest = RemoteGuest(self._link)
         self.streams = RemoteStreams(self._link)
 
@@ -316,6 +320,22 @@ class RemoteVolumes:
 
     def volumes(self) -> tuple[VolumeState, ...]:
         return self._link.get(VolumeList, "/v1/volumes").volumes
+
+
+class RemoteWarm:
+    """See `paddock.hypervisor.base.WarmImages`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def make_warm(self, machine: Machine) -> Progress:
+        return self._link.ask(Progress, "POST", "/v1/warm", machine)
+
+    def warm_images(self) -> tuple[WarmImage, ...]:
+        return self._link.get(WarmList, "/v1/warm").warm
+
+    def remove_warm(self, id: str) -> None:
+        self._link.send("DELETE", f"/v1/warm/{quote(id, safe='')}")
 
 
 class RemoteGuest:

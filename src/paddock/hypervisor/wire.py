@@ -11,6 +11,7 @@ from paddock.machine.image import ImageManifest
 from paddock.machine.keys import Chord
 from paddock.machine.spec import Frozen, Power, Sha256
 from paddock.machine.state import MachineState, VolumeState
+from paddock.machine.warm import WarmImage
 
 EPOCH = "epoch"  # query parameter of every change
 CORRELATION_HEADER = "X-Correlation-Id"
@@ -84,3 +85,7 @@ class MachineList(Frozen):
 
 class VolumeList(Frozen):
     volumes: tuple[VolumeState, ...]
+
+
+class WarmList(Frozen):
+    warm: tuple[WarmImage, ...]
