@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from typing import ClassVar, Generic, TypeVar, assert_never
 
 from django.db import OperationalError, connection
@@ -48,6 +48,7 @@ class Flow(Generic[R]):
     registry: ClassVar[dict[str, "Flow[Living]"]] = {}
 
     @classmethod
+    @cache
     def steps(cls) -> dict[str, StepInfo]:
         """What is known of each step, in the order of its file, and those of the classes that it stands on after."""
         names = dict.fromkeys(name for base in cls.__mro__ for name in vars(base))
