@@ -17,15 +17,16 @@ START_SECONDS = 60.0  # an accelerator probe included
 
 
 class AgentProcess:
-    """`python -m paddock.agent` over a directory of its own. Paths are short: a socket's has 107 bytes."""
+    """`python -m paddock.agent` over a directory of its own. Paths are short: a socket's has 107 bytes. `warm`: when it
+    makes warm images unasked; with QEMU, those are guests that run beside the test's."""
 
-    def __init__(self, driver: str = "fake", name: str = "n1") -> None:
+    def __init__(self, driver: str = "fake", name: str = "n1", warm: str = "never") -> None:
         self.root = Path(tempfile.mkdtemp(prefix="pk-", dir="/tmp"))
         self.root.chmod(0o755)  # QEMU's own user must pass
         self.socket = self.root / "a.sock"
         self.state_dir = self.root / "state"
         self.log = self.root / "log"
-        self.driver, self.name = driver, name
+        self.driver, self.name, self.warm = driver, name, warm
         self.process: Popen[bytes] | None = None
 
     @property
@@ -36,6 +37,7 @@ class AgentProcess:
         return [
             sys.executable, "-m", "paddock.agent", "--name", self.name, "--socket", str(self.socket),
             "--state-dir", str(self.state_dir), "--driver", self.driver, "--accelerator", "tcg",
+            "--warm", self.warm,
         ]  # fmt: skip
 
     def start(self) -> None:

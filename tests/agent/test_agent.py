@@ -80,6 +80,10 @@ def test_modules_are_few() -> None:
         ("GET", "/v1/changes?cursor=x", "", 422, "invalid_input", "cursor"),
         ("GET", "/v1/changes?timeout=nan", "", 422, "invalid_input", "timeout"),
         ("GET", f"/v1/machines/{NOBODY}/console_log?limit=x", "", 422, "invalid_input", "limit"),
+        ("POST", "/v1/warm", "{}", 422, "invalid_input", "uuid"),
+        ("DELETE", "/v1/warm/.hidden", "", 422, "invalid_input", "id"),
+        ("DELETE", f"/v1/warm/{'a' * 65}", "", 422, "invalid_input", "id"),
+        ("DELETE", "/v1/warm/%2e%2e%2fimages", "", 404, "not_found", ""),
     ],
 )  # fmt: skip
 def test_bad_requests(
@@ -200,6 +204,26 @@ def test_faults_on_order(http: httpx.Client) -> None:
     assert http.post("/v1/faults", json=order).status_code == 204
     failed = http.get("/v1/facts")
     assert (failed.status_code, failed.json()["error"]["code"]) == (500, "server_error")
+
+
+@pytest.mark.parametrize(("warm", "making"), [("never", False), ("always", True)])
+def test_it_is_told_when_to_make_warm_images(warm: str, making: bool, tmp_path: Path) -> None:
+    agent = AgentProcess(warm=warm)
+    try:
+        agent.start()
+        node = RemoteHypervisor(agent.url)
+        can = {"guest_agent": True, "cloud_init": True}
+        image = make_image(tmp_path, qcow2=False).model_copy(update=can)
+        assert node.disks.ensure_image(image, str(tmp_path)).done
+        machine = make_machine(image.sha256).model_copy(update={"warm": "public"})
+        node.disks.ensure_disk(machine.uuid, machine.system_disk, 1)
+        node.machines.ensure(machine, 1)
+        node.machines.power(machine.uuid, Power.ON, 1)
+        assert node.machines.state(machine.uuid).began.why.endswith("being made") == making
+        assert len(node.warm.warm_images()) == making
+        node.close()
+    finally:
+        agent.close()
 
 
 def test_real_nodes_take_no_orders_for_faults() -> None:

@@ -97,6 +97,8 @@ def test_two_nodes_as_in_kvm_clouds_example() -> None:
         ("[api]\nport = 0", "api.port"),
         ("[api]\nprot = 80", "api.prot"),
         ("[[node]]\nname='A_B'", "node.0.name"),
+        ("[[node]]\nname='a'\nwarm='sometimes'", "node.0.warm"),
+        ("[[node]]\nname='a'\nwarm_budget_gib=-1", "node.0.warm_budget_gib"),
         ("[database]\nurl='mysql://x'", "database.url"),
         ("[api", "is not TOML"),
     ],

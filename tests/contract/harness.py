@@ -34,7 +34,8 @@ class Harness:
         self.fenced = kind != "fake"
         self.root = Path(tempfile.mkdtemp(prefix="pk-", dir="/tmp"))
         self.root.chmod(0o755)
-        self.agent = AgentProcess("qemu" if self.real else "fake") if kind.startswith("agent") else None
+        driver, warm = ("qemu", "never") if self.real else ("fake", "second-use")
+        self.agent = AgentProcess(driver, warm=warm) if kind.startswith("agent") else None
         if self.agent:
             self.agent.start()
         self.hypervisor = self._open()
@@ -52,7 +53,7 @@ class Harness:
         if not self.real:
             return FakeHypervisor(self.root / "fake")
         module = importlib.import_module("paddock.hypervisor.qemu.driver")
-        made: Hypervisor = module.QemuHypervisor(self.root / "qemu", "tcg")
+        made: Hypervisor = module.QemuHypervisor(self.root / "qemu", "tcg", warm="never")
         return made
 
     def restart(self) -> None:

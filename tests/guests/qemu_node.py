@@ -11,24 +11,26 @@ from paddock.base import clock
 from paddock.hypervisor.qemu.driver import QemuHypervisor
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Machine, Power
+from paddock.machine.warm import Policy
 from tests.hypervisor.qemu.machines import bring, free_port, make_image, make_machine
 
 
 class Node:
     """A state directory and the driver on it, whose process "dies" when `restart` is called."""
 
-    def __init__(self) -> None:
+    def __init__(self, warm: Policy = "never") -> None:
+        self.warm: Policy = warm  # when it makes warm images unasked: guests that run beside the test's
         self.root = Path(tempfile.mkdtemp(prefix="paddock-qemu-"))
         self.root.chmod(0o755)
         self.state = self.root / ("deep-" * 20) / "state"  # far over a unix socket's 107 bytes
         self.state.mkdir(parents=True)
-        self.host = QemuHypervisor(self.state, "tcg")
+        self.host = QemuHypervisor(self.state, "tcg", self.warm)
         self.image = make_image(self.root / "source")
         assert bring(self.host, self.image, self.root / "source").done
 
     def restart(self) -> None:
         self.host.close()
-        self.host = QemuHypervisor(self.state, "tcg")
+        self.host = QemuHypervisor(self.state, "tcg", self.warm)
 
     def define(self, image: ImageManifest | None = None, **changes: object) -> Machine:
         machine = make_machine(image or self.image, port=free_port()).model_copy(update=changes)

@@ -269,7 +269,7 @@ class Stack:
         for number, node in enumerate(self.plan.nodes):
             said = {
                 "first_ssh_port": self.ports[1 + number * SSH_PORTS], "ssh_ports": SSH_PORTS, "accelerator": "tcg",
-                "cpus": 16, "memory_mib": 16384, "disk_gib": 200, **node,
+                "warm": "never", "cpus": 16, "memory_mib": 16384, "disk_gib": 200, **node,
             }  # fmt: skip
             lines += ["[[node]]", *(f"{k} = {_toml(v)}" for k, v in said.items())]
         self.state.config.write_text("\n".join(lines) + "\n")

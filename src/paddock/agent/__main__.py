@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import cast
+from typing import cast, get_args
 
 from uvicorn.config import Config
 from uvicorn.server import Server
@@ -26,6 +26,8 @@ from paddock.base import log as logs
 from paddock.base.errors import PaddockError
 from paddock.hypervisor.base import Hypervisor
 from paddock.hypervisor.fence import Fenced
+from paddock.machine.spec import GIB
+from paddock.machine.warm import WARM_BUDGET, Policy
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +35,17 @@ STOP_SECONDS = 0.8  # after SIGTERM, until we end even if a call is under way: a
 KEEP_ALIVE = 75  # seconds: longer than our client keeps a connection, so that it never sends into a closing one
 
 # A module is imported when its driver is chosen, so that a node pays for no other driver's memory.
-DRIVERS: dict[str, Callable[[Path, str], Hypervisor]] = {
-    "qemu": lambda root, accelerator: _driver("paddock.hypervisor.qemu.driver", "QemuHypervisor")(root, accelerator),
-    "fake": lambda root, _: _driver("paddock.hypervisor.fake", "FakeHypervisor")(root),
+DRIVERS = {
+    "qemu": ("paddock.hypervisor.qemu.driver", "QemuHypervisor"),
+    "fake": ("paddock.hypervisor.fake", "FakeHypervisor"),
 }
 
 
-def _driver(module: str, name: str) -> Callable[..., Hypervisor]:
-    return cast("Callable[..., Hypervisor]", getattr(importlib.import_module(module), name))
+def _driver(options: argparse.Namespace, root: Path) -> Hypervisor:
+    module, name = DRIVERS[options.driver]
+    made = cast("Callable[..., Hypervisor]", getattr(importlib.import_module(module), name))
+    host = {"accelerator": options.accelerator} if options.driver == "qemu" else {}
+    return made(root, warm=options.warm, warm_budget=options.warm_budget_gib * GIB, **host)
 
 
 class AgentServer(Server):
@@ -80,7 +85,7 @@ def serve(options: argparse.Namespace) -> int:
         listener = listen(path)
         stack.callback(path.unlink, missing_ok=True)
         stack.callback(listener.close)
-        driver = DRIVERS[options.driver](home.root, options.accelerator)
+        driver = _driver(options, home.root)
         hypervisor = Fenced(driver, home.fence)
         stack.callback(hypervisor.close)
         log.info("paddock %s: node %s, driver %s, listens on %s", __version__, options.name, options.driver, path)
@@ -103,6 +108,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--state-dir", type=Path, required=True, help="directory of this node alone")
     parser.add_argument("--driver", choices=sorted(DRIVERS), default="qemu")
     parser.add_argument("--accelerator", choices=("auto", "kvm", "tcg"), default="auto")
+    parser.add_argument("--warm", choices=get_args(Policy), default="second-use", help="when to make warm images")
+    parser.add_argument("--warm-budget-gib", type=int, default=WARM_BUDGET // GIB, help="of disk, for all of them")
     return parser.parse_args()
 
 

@@ -95,6 +95,8 @@ class NodeSettings(_Section):
     cpu_overcommit: Annotated[float, Field(gt=0, le=64)] = 4.0
     memory_overcommit: Annotated[float, Field(gt=0, le=16)] = 1.0
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    warm: Literal["never", "second-use", "always"] = "second-use"  # when warm images are made unasked
+    warm_budget_gib: Annotated[int, Field(ge=0)] = 20  # of disk, that all of them together may take
     shared: bool | None = None  # whether servers of several projects may be on it; None: where strangers are isolated
 
     @property

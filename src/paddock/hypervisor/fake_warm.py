@@ -101,12 +101,12 @@ class FakeWarm:
         return found, ""
 
     def _make_unasked(self, machine: Machine, manifest: ImageManifest) -> bool:
-        """Whether one is being made, since the policy says so."""
+        """Whether one is being made, if need be because the policy says so."""
         key = key_of(machine)
-        if self.policy == "never" or (not self._host.see_warm(key) and self.policy == "second-use"):
-            return False
-        self._begin(key, machine, manifest)
-        return True
+        seen = self._host.see_warm(key)
+        if self.policy == "always" or (self.policy == "second-use" and seen):
+            self._begin(key, machine, manifest)
+        return key in self._making
 
     def _begin(self, key: str, machine: Machine, manifest: ImageManifest) -> None:
         told = WarmImage(
@@ -133,11 +133,10 @@ class FakeWarm:
             self._take_room(told)
             size = told.memory_mib * MIB
             self._host.keep_warm(told.model_copy(update={"id": f"{key}-{secrets.token_hex(4)}", "size": size}))
-        except Refused as e:
+        except (DiskFull, NotFound, Unavailable) as e:
             self._errors[key] = e
+        except Refused as e:  # it is not tried again
             self._host.keep_warm(told.model_copy(update={"id": f"{key}-none", "disk": 0, "unusable": e.message}))
-        except PaddockError as e:
-            self._errors[key] = e
 
     def _take_room(self, told: WarmImage) -> None:
         """Raises whatever keeps it from being made."""

@@ -28,6 +28,8 @@ class Node:
     name: str
     driver: str
     accelerator: str
+    warm: str
+    warm_budget_gib: int
     state_dir: Path
     ssh_ports: range
 
@@ -122,9 +124,10 @@ def control_plane(state: StateDir, plan: Plan, database_url: str) -> list[Proces
 def _agent(node: Node, state: StateDir) -> Process:
     socket = state.agent_socket(node.name)
     options = ("--name", node.name, "--socket", str(socket), "--state-dir", str(node.state_dir))
+    warm = ("--warm", node.warm, "--warm-budget-gib", str(node.warm_budget_gib))
     return Process(
         name=f"agent-{node.name}",
-        argv=(*_module("paddock.agent"), *options, "--driver", node.driver, "--accelerator", node.accelerator),
+        argv=(*_module("paddock.agent"), *options, "--driver", node.driver, "--accelerator", node.accelerator, *warm),
         ends=2,
         ready=Http(socket, "/v1/facts"),
         start_within=120.0,
@@ -139,4 +142,5 @@ def _module(name: str) -> tuple[str, ...]:
 def _node(found: dict[str, Any], state: StateDir) -> Node:
     ports = range(found["first_ssh_port"], found["first_ssh_port"] + found["ssh_ports"])
     place = Path(found["state_dir"]) if found["state_dir"] else state.nodes / found["name"]
-    return Node(found["name"], found["driver"], found["accelerator"], state.root / place, ports)
+    said = {name: found[name] for name in ("name", "driver", "accelerator", "warm", "warm_budget_gib")}
+    return Node(**said, state_dir=state.root / place, ssh_ports=ports)

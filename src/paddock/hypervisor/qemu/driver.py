@@ -1,4 +1,4 @@
-"""The QEMU driver: the four protocols of a hypervisor over one state directory."""
+"""The QEMU driver: the protocols of a hypervisor over one state directory."""
 
 import contextlib
 import logging
@@ -26,10 +26,11 @@ from paddock.hypervisor.qemu.machines import QemuMachines
 from paddock.hypervisor.qemu.snapshot import Snapshots
 from paddock.hypervisor.qemu.storage import QemuDisks
 from paddock.hypervisor.qemu.volumes import QemuVolumes
-from paddock.hypervisor.qemu.warm.node import Policy, WarmNode
+from paddock.hypervisor.qemu.warm.node import WarmNode
 from paddock.hypervisor.streams import Preceded
 from paddock.machine.keys import Chord, check
 from paddock.machine.state import FileChunk, GuestResult
+from paddock.machine.warm import WARM_BUDGET, Policy
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +43,15 @@ PASSWORD_WAIT = 8.0  # seconds: the guest agent runs a program for it
 
 
 class QemuHypervisor:
-    """A host that runs machines by QEMU. One per state directory and process; guests outlive it."""
+    """A host that runs machines by QEMU. One per state directory and process; guests outlive it. `warm` says when it
+    makes warm images unasked, which take up to `warm_budget` bytes."""
 
     def __init__(
-        self, state_dir: Path, accelerator: Literal["auto", "kvm", "tcg"] = "auto", warm: Policy = "second-use"
+        self,
+        state_dir: Path,
+        accelerator: Literal["auto", "kvm", "tcg"] = "auto",
+        warm: Policy = "second-use",
+        warm_budget: int = WARM_BUDGET,
     ) -> None:
         self._layout = layout = Layout(Path(state_dir).absolute())
         for path in (layout.root, layout.machines, layout.images, layout.overlays):
@@ -53,7 +59,7 @@ class QemuHypervisor:
         log.info("QEMU runs %s", identity.describe_identity())
         self._images = ImageStore(layout, arrived=self._probe)
         self.accelerator = AcceleratorChoice(accelerator, layout.accelerator, self._images.kernels)
-        self.warm = WarmNode(layout, self._images, self.accelerator, warm)
+        self.warm = WarmNode(layout, self._images, self.accelerator, warm, warm_budget)
         self.machines = QemuMachines(layout, self._images, self.accelerator, self.warm)
         self._snapshots = Snapshots(layout, self._live_of, self._boot_of)
         self._edits = Edits(layout, self._boot_of)

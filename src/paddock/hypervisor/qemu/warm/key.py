@@ -57,27 +57,6 @@ def key_of(machine: Machine, manifest: ImageManifest, binary: Binary, accelerato
     )
 
 
-def why_not(machine: Machine, manifest: ImageManifest, paused: bool = False) -> str:
-    """Why a machine like this boots; empty: it could start from a warm image."""
-    reasons = {
-        "it was not asked for": not machine.warm,
-        "its guest's CPUs were to stand still": paused,
-        "it boots its rescue system": machine.rescue is not None,
-        "it boots from a CD": machine.iso is not None and machine.iso_first,
-        "it boots by UEFI": machine.firmware == "uefi",
-        "its memory is in huge pages": machine.huge_pages,
-        f"image {manifest.name} has no guest agent": not manifest.guest_agent,
-        f"image {manifest.name} has no cloud-init": not (manifest.cloud_init or manifest.direct_boot),
-        "its user data says what host keys it has": _names_host_keys(machine.seed.user_data),
-    }
-    return next((why for why, holds in reasons.items() if holds), "")
-
-
-def _names_host_keys(user_data: str) -> bool:
-    """Then cloud-init must be done before SSH answers."""
-    return any(word in user_data for word in ("ssh_keys:", "ssh_deletekeys:", "ssh_genkeytypes:"))
-
-
 @functools.cache
 def _host_cpu() -> str:
     """What guests see of the host's processor, and what may make a difference to them."""

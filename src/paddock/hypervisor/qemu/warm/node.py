@@ -7,7 +7,6 @@ and memory for the second time (or the first, or never: the policy), or when som
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal
 
 from paddock.base.errors import DiskFull, NotFound, PaddockError, Refused
 from paddock.hypervisor.qemu import files
@@ -17,15 +16,12 @@ from paddock.hypervisor.qemu.copies import GivenUp
 from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout, MachineDir
 from paddock.hypervisor.qemu.qmp import QmpThread
-from paddock.hypervisor.qemu.warm.key import Key, key_of, why_not
+from paddock.hypervisor.qemu.warm.key import Key, key_of
 from paddock.hypervisor.qemu.warm.make import Maker, Plan
 from paddock.hypervisor.qemu.warm.store import Record, WarmStore
-from paddock.machine.spec import GIB, Machine
+from paddock.machine.spec import Machine
 from paddock.machine.state import Progress
-from paddock.machine.warm import WarmImage
-
-Policy = Literal["never", "second-use", "always"]
-BUDGET = 20 * GIB
+from paddock.machine.warm import WARM_BUDGET, Policy, WarmImage, none_yet, too_small, why_not
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +30,7 @@ class WarmNode:
     """See above."""
 
     def __init__(
-        self, layout: Layout, images: ImageStore, choice: AcceleratorChoice, policy: Policy, budget: int = BUDGET
+        self, layout: Layout, images: ImageStore, choice: AcceleratorChoice, policy: Policy, budget: int = WARM_BUDGET
     ) -> None:
         self._layout = layout
         self._images = images
@@ -57,7 +53,7 @@ class WarmNode:
         if record is None:
             return None, why or self._missing(plan)
         if record.disk > machine.system_disk.size:
-            return None, f"its disk is smaller than the warm image's ({record.disk // GIB} GiB)"
+            return None, too_small(record.disk)
         if record.seed != files.size_of(directory.seed):
             return None, "its user data is larger than warm images are prepared for"
         self.store.note_use(record.id)
@@ -109,13 +105,10 @@ class WarmNode:
         return Plan(key_of(machine, manifest, binary, accelerator), machine, manifest, binary, accelerator)
 
     def _missing(self, plan: Plan) -> str:
-        key = plan.key
-        said = f"there is no warm image of {plan.manifest.name} with {key.cpus} CPUs and {key.memory_mib} MiB yet"
-        seen = self.store.seen(key)
-        if self.policy == "never" or (self.policy == "second-use" and not seen):
-            return said
-        self._begin(plan)
-        return f"{said}: it is being made"
+        seen = self.store.seen(plan.key)
+        if self.policy == "always" or (self.policy == "second-use" and seen):
+            self._begin(plan)
+        return none_yet(plan.manifest.name, plan.machine, making=plan.key.id in self._makers)
 
     def _begin(self, plan: Plan) -> None:
         with self._lock:
