@@ -7,6 +7,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from paddock.base import clock
 from paddock.cloud import prepare
 from paddock.cloud.models import Image, Project, Server, ServerType, SSHKey, Token, Volume
 from tests.api.caller import Caller, fields
@@ -61,6 +62,21 @@ def test_an_operator_says_on_which_node(boss: Caller, cloud: Cloud) -> None:
         assert not Server.objects.filter(name="acme-2").exists()
     finally:
         cloud.reset()
+
+
+def test_the_last_use_of_what_all_share_says_something_of_others(boss: Caller, cloud: Cloud) -> None:
+    tiny = Image.objects.get(project=None, name="tiny")
+    at = clock.now()
+    own = Image.objects.create(project=cloud.project(), name="acme-own", type="snapshot", state="ready", used_at=at)
+    Image.objects.filter(pk=tiny.pk).update(used_at=at)
+    try:
+        for who, seen in ((boss, True), (Caller(), False)):
+            assert bool(who.ok("GET", f"/v1/images/{tiny.pk}")["image"]["x_used_at"]) == seen
+            assert bool(who.ok("GET", "/v1/images?name=tiny")["images"][0]["x_used_at"]) == seen
+            assert who.ok("GET", f"/v1/images/{own.pk}")["image"]["x_used_at"] == at.isoformat(timespec="seconds")
+    finally:
+        Image.objects.filter(pk=tiny.pk).update(used_at=None)
+        own.delete()
 
 
 def test_a_plan_that_was_deleted_stays_so(boss: Caller) -> None:

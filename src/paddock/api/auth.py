@@ -77,6 +77,12 @@ def project(request: HttpRequest) -> Project:
     return token.project
 
 
+def is_operator(request: HttpRequest) -> bool:
+    """Whether whoever asks may also use the operator's API."""
+    token: Token = request.auth  # type: ignore[attr-defined]  # set by ninja
+    return token.operator
+
+
 def correlation(request: HttpRequest) -> str:
     """The id that connects this request with our logs."""
     return str(getattr(request, "correlation_id", ""))

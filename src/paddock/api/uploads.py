@@ -149,7 +149,7 @@ def _still_awaited(image: Image) -> Image:
     if row is None:
         raise missing(f"{'ISO' if image.type == ISO else 'image'} with ID '{image.pk}'")
     if row.state in ("ready", "building"):
-        raise Conflict(f"image {row.name} already has its content")
+        raise Conflict(f"{row.title} already has its content")
     return row
 
 
@@ -229,7 +229,7 @@ def _open(target: Target, part: Part) -> BinaryIO:
                 Image.objects.filter(pk=row.pk).update(state="absent", problem="")
     except BlockingIOError:
         file.close()
-        raise Conflict(f"image {image.name} is being uploaded by somebody else") from None
+        raise Conflict(f"{image.title} is being uploaded by somebody else") from None
     except BaseException:
         file.close()
         raise
@@ -243,7 +243,7 @@ def _check_order(target: Target) -> None:
     missing = [role for role in wanted if not Target(target.image, role).whole.exists()]
     if missing and target.role == Role.DISK:
         files = " and ".join(f"?file={role.value}" for role in missing)
-        raise Conflict(f"the {missing[0].value} of image {target.image.name} comes first", hint=f"PUT it to {files}")
+        raise Conflict(f"the {missing[0].value} of {target.image.title} comes first", hint=f"PUT it to {files}")
 
 
 def _cut(file: BinaryIO, target: Target, part: Part) -> None:

@@ -16,6 +16,11 @@ DAY = 24 * 3600.0  # seconds that a large image may take on a slow line
 Images = Annotated[list[str] | None, typer.Argument(metavar="[IMAGE...]", help="Names.", show_default=False)]
 
 
+def last_use(at: str | None) -> str:
+    """When it was last used: 3h ago, or -."""
+    return f"{age(at)} ago" if at else "-"
+
+
 def _boots(entry: Json) -> str:
     return "+".join(entry["firmware"])
 
@@ -54,6 +59,7 @@ GOES = (
     Column("IMAGE", lambda i: i["name"]),
     Column("NODE", lambda i: i["node"] or "-"),
     Column("SIZE", lambda i: file_size(i["bytes"]), right=True),
+    Column("USED", lambda i: last_use(i.get("used_at")), drop=1),
     Column("WHY", lambda i: i["why"], least=20),
 )
 

@@ -59,8 +59,9 @@ COLUMNS = (
     Column("DISK", _disk, right=True),
     Column("SIZE", lambda i: gigabytes(i["image_size"]) if i.get("image_size") else "-", right=True),
     Column("LOGIN", lambda i: i.get("x_default_user")),
-    Column("AGE", lambda i: age(i["created"]), drop=2, right=True),
-    Column("DESCRIPTION", lambda i: i.get("description"), drop=1, least=20),
+    Column("AGE", lambda i: age(i["created"]), drop=3, right=True),
+    Column("USED", lambda i: catalogue.last_use(i.get("x_used_at")), drop=1, right=True),
+    Column("DESCRIPTION", lambda i: i.get("description"), drop=2, least=20),
 )
 
 
@@ -111,7 +112,7 @@ def show_image(ctx: typer.Context, image: Image, output: Output = Format.TABLE) 
         ("Made of", (i.get("created_from") or {}).get("name")), ("Content", i.get("x_sha256")),
         ("Published at", i.get("x_published")), ("Verified", i.get("x_verified")),
         ("Protected", (i.get("protection") or {}).get("delete")), ("Labels", i.get("labels")),
-        ("Created", i["created"]),
+        ("Created", i["created"]), ("Last used", catalogue.last_use(i["x_used_at"]) if i.get("x_used_at") else None),
     ], i, output)  # fmt: skip
 
 

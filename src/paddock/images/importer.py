@@ -84,7 +84,7 @@ def import_iso(
     _check_arrival(upload, sha256, size)
     needed = inspect_iso(upload)
     with store.scratch() as place:
-        _check_room(place, needed)
+        _check_room(place, needed, "ISO")
         iso = place / Role.ISO.value
         _copy(upload, iso)
         return store.publish({Role.ISO: iso}, name=name, disk_size=0, **about)
@@ -220,11 +220,11 @@ def _needed(box: _Box, found: Found) -> int:
     return int(json.loads(box.qemu_img(words).stdout)["required"])
 
 
-def _check_room(directory: Path, needed: int) -> None:
+def _check_room(directory: Path, needed: int, what: str = "image") -> None:
     free = shutil.disk_usage(directory).free - _RESERVE
     if needed > free:
         raise DiskFull(
-            f"the image takes up to {needed // MIB} MiB, and {directory.parent} has {max(free, 0) // MIB} MiB free",
+            f"the {what} takes up to {needed // MIB} MiB, and {directory.parent} has {max(free, 0) // MIB} MiB free",
             hint="remove images that are not needed or enlarge the file system",
             field="content",
         )

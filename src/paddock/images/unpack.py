@@ -132,7 +132,7 @@ class _Sparse:
         if data == _ZEROS[: len(data)]:
             return
         if self._written % _LOOK_EVERY == 0 and shutil.disk_usage(self._directory).free < self._reserve:
-            raise DiskFull("no room is left to unpack the image", hint="remove images that are not needed")
+            raise DiskFull("no room is left to unpack what came", hint="remove images that are not needed")
         self._written += 1
         os.pwrite(self._file.fileno(), data, self._at - len(data))
 
@@ -148,14 +148,14 @@ def _unpack_zstd(source: Path, target: Path, size: int, reserve: int) -> None:
     try:
         done = run([*fence, *words, target, source], timeout=_ZSTD_TIMEOUT, check=False)
     except CommandFailed as e:
-        raise Invalid(f"the image can't be unpacked: {e.message}", field="content") from e
+        raise Invalid(f"what came can't be unpacked: {e.message}", field="content") from e
     if done.code == 0:
         return
     if done.code == -signal.SIGXFSZ or "File too large" in done.stderr:
-        raise _too_large(size) if limit == size else DiskFull("no room is left to unpack the image")
+        raise _too_large(size) if limit == size else DiskFull("no room is left to unpack what came")
     if "No such file" in done.stderr and "zstd" in done.stderr and not target.exists():
-        raise Refused("zstd is not installed, which unpacks this image", hint="install the package zstd")
-    raise Invalid(f"the image can't be unpacked: {done.stderr.strip()[-500:]}", field="content")
+        raise Refused("zstd is not installed, which unpacks this", hint="install the package zstd")
+    raise Invalid(f"what came can't be unpacked: {done.stderr.strip()[-500:]}", field="content")
 
 
 def _head(source: Path) -> bytes:
@@ -164,11 +164,11 @@ def _head(source: Path) -> bytes:
 
 
 def _too_large(size: int) -> Invalid:
-    return Invalid(f"the image unpacks to more than {size // MIB} MiB, which is the limit", field="content")
+    return Invalid(f"what came unpacks to more than {size // MIB} MiB, which is the limit", field="content")
 
 
 def _explained(error: Exception) -> Exception:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(f"the image can't be unpacked: {error.strerror}", hint="remove images that are not needed")
+        return DiskFull(f"what came can't be unpacked: {error.strerror}", hint="remove images that are not needed")
     what = "it ends too early" if isinstance(error, EOFError) else str(error) or type(error).__name__
-    return Invalid(f"the image can't be unpacked: {what}", hint="is the file damaged?", field="content")
+    return Invalid(f"what came can't be unpacked: {what}", hint="is the file damaged?", field="content")

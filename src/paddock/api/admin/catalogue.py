@@ -6,7 +6,7 @@ from ninja import Router, Status
 from paddock.api.auth import correlation, project
 from paddock.api.paging import get
 from paddock.api.v1 import actions
-from paddock.api.v1.common import Body, Reply
+from paddock.api.v1.common import Body, Reply, Time
 from paddock.cloud.flows import origin, prune
 from paddock.cloud.models import Image
 
@@ -29,6 +29,7 @@ class PruneItem(Reply):
     node: str | None
     bytes: int
     why: str
+    used_at: Time | None
 
 
 class Pruned(Reply):
@@ -75,6 +76,7 @@ def prune_images(request: HttpRequest, body: Prune | None = None) -> Status[Prun
             node=item.node or None,
             bytes=item.bytes,
             why=item.why,
+            used_at=item.image.used_at if item.image else None,
         )
         for item in items
     ]

@@ -41,6 +41,7 @@ class AdminImageReply(Reply):
     sha256: str | None
     nodes: int | None = None
     created: Time
+    used_at: Time | None
 
 
 class OneAdminImage(Reply):
@@ -78,6 +79,7 @@ def shown(image: Image, nodes: int | None = None) -> AdminImageReply:
         sha256=image.sha256 or None,
         nodes=nodes,
         created=image.created,
+        used_at=image.used_at,
     )
 
 
@@ -104,7 +106,7 @@ def publish_image(request: HttpRequest, id: int, body: Publish) -> OneAdminImage
     with transaction.atomic():
         image: Image = get(rows().select_for_update(of=("self",)), "image", id)
         if image.state != "ready":
-            raise Conflict(f"image {image.name or image.pk} has no content yet: it is {image.state}")
+            raise Conflict(f"{image.title} has no content yet: it is {image.state}")
         image.name = body.name or image.name
         if not image.name:
             raise invalid("name", "this image has none, and everybody must be able to call it by one")

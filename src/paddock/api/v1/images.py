@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Router, Status
 from pydantic import Field
 
-from paddock.api.auth import correlation, project
+from paddock.api.auth import correlation, is_operator, project
 from paddock.api.errors import ApiError, invalid, uniqueness
 from paddock.api.paging import Meta, as_id, described, flag, get, many, page
 from paddock.api.v1 import actions
@@ -32,7 +32,8 @@ class CreatedFrom(Reply):
 
 class ImageReply(Reply):
     """An image; sizes in GB. `x_frozen`: whether a snapshot's file systems were held still for its moment;
-    `x_not_frozen` says why not, and it is like a disk after a power cut then."""
+    `x_not_frozen` says why not, and it is like a disk after a power cut then. `x_used_at`: when a server last
+    got it; of what all projects share, only operators see that."""
 
     id: int
     type: str
@@ -61,6 +62,7 @@ class ImageReply(Reply):
     x_cloud_init: bool
     x_cleaned: list[str] | None = None
     x_shared: list[str] = []
+    x_used_at: Time | None = None
     x_published: str | None = None
     x_verified: str | None = None
     x_firmware: str | None
@@ -97,8 +99,8 @@ STATUS = {"absent": "creating", "building": "creating", "ready": "available", "f
 STATES = ("available", "creating", "unavailable")
 
 
-def shown(image: Image) -> ImageReply:
-    """An image as it goes out."""
+def shown(image: Image, *, operator: bool = False) -> ImageReply:
+    """An image as it goes out: to an operator also with what says something of other projects."""
     files = image.manifest.get("files", ())
     size = sum(f["size"] for f in files) / GIB if files else None
     return ImageReply(
@@ -126,6 +128,7 @@ def shown(image: Image) -> ImageReply:
         x_cloud_init=image.cloud_init,
         x_cleaned=image.cleaned,
         x_shared=image.shared,
+        x_used_at=image.used_at if operator or image.project_id is not None else None,
         x_published=image.url or None if image.catalogue else None,
         x_verified=image.verified or None,
         x_firmware=_firmware(image),
@@ -207,13 +210,13 @@ def list_images(request: HttpRequest) -> ManyImages:
             raise invalid("bound_to", f"must be a server's id, not '{wrong[0]}'")
         rows = rows.none()
     found, meta = page(request, rows, SORTABLE)
-    return ManyImages(images=[shown(i) for i in found], meta=meta)
+    return ManyImages(images=[shown(i, operator=is_operator(request)) for i in found], meta=meta)
 
 
 @router.get("/images/{int:id}", response=OneImage)
 def show_image(request: HttpRequest, id: int) -> OneImage:
     """One image."""
-    return OneImage(image=shown(get(visible(request), "image", id)))
+    return OneImage(image=shown(get(visible(request), "image", id), operator=is_operator(request)))
 
 
 @router.put("/images/{int:id}", response=OneImage)

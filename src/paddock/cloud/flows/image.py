@@ -79,7 +79,7 @@ class ImageFlow(Flow[Image]):
         """Wait for the builder."""
         status = build.build_status(image.name, settings.STATE.images, settings.STATE.uploads)
         if status.state == "failed":
-            raise Refused(f"image {image.name} could not be built: {status.error}")
+            raise Refused(f"{image.title} could not be built: {status.error}")
         if status.state != "ready":
             image.set(percent=status.percent, doing=status.doing)
             return Again(0.5, status.doing)
@@ -99,7 +99,7 @@ class ImageFlow(Flow[Image]):
         if status.state == "absent":
             return Then(self.fetch)
         if status.state == "failed":
-            raise Refused(f"image {image.name} could not be fetched: {status.error}")
+            raise Refused(f"{image.title} could not be fetched: {status.error}")
         if status.state == "building":
             image.set(percent=status.percent, doing=status.doing)
             _running(image).update(progress=min(status.percent, 99))
@@ -148,7 +148,7 @@ class ImageFlow(Flow[Image]):
         """Start asking its publisher what there is by now."""
         asked = origin.request(image, upload_of(image), only_look=True)
         if asked is None:
-            raise Refused(f"image {image.name} is not fetched from a publisher any more")
+            raise Refused(f"{image.title} is not fetched from a publisher any more")
         fetch.start(look_job(image), asked)
         return Then(self.await_look)
 
@@ -163,7 +163,7 @@ class ImageFlow(Flow[Image]):
         if not fetch.cancel(look_job(image)):  # done with, well or not
             return Again(0.1, "the look at its publisher to end")
         if status.state == "failed":
-            raise Refused(f"the publisher of image {image.name} can't be asked: {status.error}")
+            raise Refused(f"the publisher of {image.title} can't be asked: {status.error}")
         image.set(looked_at=Now(), newer=status.version if status.version != image.version else "")
         return Then(self.rest, finishes=True)
 
@@ -227,7 +227,7 @@ class ImageFlow(Flow[Image]):
                 return Done()
             remove_content(image)
             ours.delete()
-            why = {"error_code": "image_deleted", "error_message": "the image was deleted before this was done"}
+            why = {"error_code": "image_deleted", "error_message": f"{image.title} was deleted before this was done"}
             _running(image).update(status="error", progress=100, finished=Now(), **why)
         return Gone()
 
@@ -280,9 +280,9 @@ def _end_snapshot(image: Image) -> str:
 def ask_build(image: Image, correlation_id: str, project_id: int) -> Action:
     """Have a catalogue image built. Raises Conflict when it is ready, or no image that can be built."""
     if image.project_id is not None:
-        raise Conflict(f"image {image.name} was imported; only catalogue images are built")
+        raise Conflict(f"{image.title} was imported; only catalogue images are built")
     if image.state == "ready":
-        raise Conflict(f"image {image.name} is already built")
+        raise Conflict(f"{image.title} is already built")
     with transaction.atomic():
         Image.objects.select_for_update().get(pk=image.pk)
         if asked := _running(image).filter(project_id=project_id).first():
@@ -314,7 +314,7 @@ def _begin(
     with transaction.atomic():
         locked = Image.objects.select_for_update().get(pk=image.pk)
         if locked.state not in ("absent", "failed") or locked.delete_requested:
-            raise Conflict(f"image {image.name or image.pk} is {locked.state} already")
+            raise Conflict(f"{image.title} is {locked.state} already")
         action = actions.begin(ImageFlow.kind, image, "create_image", correlation_id, arguments)
         Image.objects.filter(pk=image.pk).update(
             state="building",
@@ -346,19 +346,13 @@ def delete(image: Image, correlation_id: str) -> None:
         if locked.deleted is not None:
             return
         if locked.protect_delete:
-            raise Protected(
-                f"{locked.type} deletion is protected", hint=f"take the protection of {_called(locked)} away"
-            )
+            raise Protected(f"{locked.type} deletion is protected", hint=f"take the protection of {locked.title} away")
         users = Server.objects.filter(Q(image=locked) | Q(iso=locked)).count() if locked.project_id is None else 0
         if users:
-            raise InUse(f"image {_called(locked)} is used by {users} servers", hint="delete them first")
+            raise InUse(f"{locked.title} is used by {users} servers", hint="delete them first")
         Image.objects.filter(pk=image.pk).update(delete_requested=True, deleted=Now())
         actions.finished(ImageFlow.kind, image, "delete_image", correlation_id)
         wake(image, ImageFlow.kind, urgent=True)
-
-
-def _called(image: Image) -> str:
-    return image.name or f"{image.pk} ({image.description})"
 
 
 def _running(image: Image) -> "QuerySet[Action]":

@@ -49,7 +49,7 @@ class Image(Living):
     fetched_at = models.DateTimeField(null=True)
     newer = models.CharField(max_length=63, default="", blank=True)  # the version that its publisher has by now
     looked_at = models.DateTimeField(null=True)  # when its publisher was last asked for that
-    used_at = models.DateTimeField(null=True)  # when a server was last made from it
+    used_at = models.DateTimeField(null=True)  # when a node last got it, or had it, for a server
     protect_delete = models.BooleanField(default=False)
     created_from_id = models.BigIntegerField(null=True)  # the server that a snapshot is of; it may be gone
     created_from_name = models.CharField(max_length=253, default="")
@@ -71,6 +71,11 @@ class Image(Living):
             models.UniqueConstraint(fields=["name"], name="image_catalogue_name", condition=Q(project__isnull=True)),
         ]
         indexes = [due_index("image_due")]
+
+    @property
+    def title(self) -> str:
+        """What it is, and its name; of a snapshot without one, its id and description."""
+        return f"{'ISO' if self.type == 'iso' else 'image'} {self.name or f'{self.pk} ({self.description})'}"
 
     @property
     def made_of(self) -> ImageManifest:
