@@ -193,7 +193,7 @@ class FakeHost:
         self.ports.pop(fake.saved.port, None)
         self.memory_used -= fake.saved.memory_mib
         runs = (*fake.saved.runs[:-1], (fake.saved.runs[-1][0], clock.now().timestamp())) if fake.saved.runs else ()
-        ended = {"running": None, "started": None, "began": Start(), "woken": False}
+        ended = {"running": None, "started": None, "woken": False}
         self._set_phase(fake, phase, reason=reason, runs=runs, **{**ended, **more})
         for stream in fake.streams:
             stream.hang_up()
