@@ -152,3 +152,27 @@ def test_metrics(anna: Person, web: str, off: str, cloud: Cloud) -> None:  # noq
     fresh = cloud.new_server("fresh").name
     assert "nothing was measured of fresh in the last 1h" in anna.run("server", "metrics", fresh).stderr
     assert json.loads(anna.ok("server", "metrics", fresh, "-o", "json"))["time_series"]
+
+
+def test_server_types_with_what_sets_them_apart(anna: Person, reader: Person) -> None:  # noqa: F811
+    size = ("--cpus", "2", "--memory", "1536M", "--disk", "20G")
+    said = anna.ok("type", "create", "lab", *size, "--nested", "--huge-pages", "--hourly", "0.0150")
+    assert said == "server type lab is made; use it: paddock launch IMAGE --type lab\n"
+    try:
+        made = anna.json("type", "show", "lab")
+        assert (made["cores"], made["memory"], made["disk"]) == (2, 1.5, 20)
+        assert (made["cpu_type"], made["x_nested"], made["x_huge_pages"]) == ("shared", True, True)
+        rows = {line[0]: " ".join(line[1:]) for line in anna.table("type", "list")}
+        assert rows["lab"].endswith("2 1.5G 20G 0.0150 EUR huge pages, nested")
+        assert anna.json("type", "set", "lab", "--no-nested", "--dedicated-cpus", "--deprecated")["deprecated"]
+        assert "dedicated CPUs, huge pages, deprecated" in anna.ok("type", "list", columns=120)
+        assert "CPUs are:               dedicated" in anna.ok("type", "show", "lab")
+        assert "nothing to change" in anna.fails("type", "set", "lab")
+        assert "name is already used" in anna.fails("type", "create", "lab", *size)
+        assert "is no whole amount" in anna.fails(
+            "type", "create", "x", "--cpus", "1", "--memory", "1G", "--disk", "1.5G"
+        )
+        assert "this needs an operator's token" in reader.fails("type", "delete", "lab")
+    finally:
+        anna.ok("type", "delete", "lab")
+    assert "there is no server type 'lab'" in anna.fails("type", "show", "lab")
