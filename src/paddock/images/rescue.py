@@ -16,18 +16,22 @@ from paddock.images.progress import Say
 from paddock.images.store import ImageStore
 from paddock.machine.image import ImageManifest, Role
 
-_PACKAGES = (*small.PACKAGES, "xfsprogs", "fdisk", "util-linux", "mount", "parted", "lvm2", "bash", "ncurses-base")
+_PACKAGES = (
+    *small.PACKAGES, "xfsprogs", "btrfs-progs", "dosfstools", "efibootmgr", "fdisk", "util-linux", "mount", "parted",
+    "lvm2", "bash", "ncurses-base",
+)  # fmt: skip
 _PROGRAMS = (
     *small.PROGRAMS,
     "bin/bash",  # busybox's shell runs its own mount and fdisk, whatever is installed
     "sbin/tune2fs", "sbin/dumpe2fs", "sbin/debugfs", "sbin/badblocks",
+    "bin/btrfs", "sbin/mkfs.btrfs", "sbin/mkfs.fat", "sbin/fsck.fat", "bin/efibootmgr",
     "sbin/mkfs.xfs", "sbin/xfs_repair", "usr/sbin/xfs_db", "usr/sbin/xfs_growfs",
     "sbin/fdisk", "sbin/sfdisk", "sbin/parted", "sbin/partprobe",
     "bin/lsblk", "bin/findmnt", "bin/mount", "bin/umount", "sbin/losetup", "sbin/blkid", "sbin/wipefs",
     "sbin/blkdiscard", "sbin/fsfreeze", "sbin/lvm",
 )  # fmt: skip
 _ALWAYS = (*small.ROOT_MODULES, *small.MODULES, "loop", "dm_mod")
-_AT_NEED = ("ext4", "xfs", "btrfs", "vfat", "nls_cp437", "overlay", "fuse")
+_AT_NEED = ("ext4", "xfs", "btrfs", "vfat", "nls_cp437", "efivarfs", "overlay", "fuse")
 _LVM = ("lvs", "lvchange", "pvs", "vgs", "vgchange", "vgscan")  # names of one program
 _TERMINALS = ("l/linux", "v/vt100", "v/vt220", "x/xterm", "x/xterm-256color", "s/screen", "d/dumb")
 
