@@ -25,6 +25,7 @@ from paddock.hypervisor.qemu.copies import GivenUp
 from paddock.hypervisor.qemu.devices import dotted
 from paddock.hypervisor.qemu.layout import Layout, MachineDir
 from paddock.hypervisor.qemu.process import Process
+from paddock.hypervisor.qemu.room import Room
 from paddock.machine.image import ImageManifest, Role
 from paddock.machine.state import Accelerator
 
@@ -32,7 +33,8 @@ MEMORY_MIB = 384
 JOB_SECONDS = 900.0
 START_WAIT = 30.0  # seconds from exec until its port is there
 END_WAIT = 30.0  # from its last word until QEMU has closed the disk
-AT_ONCE = threading.BoundedSemaphore(2)  # of a node: their memory is nobody's share
+OVERHEAD_MIB = 64  # of QEMU itself
+ROOM = Room(2)  # of a node: their memory is in no placement
 _PREPARING = threading.Lock()
 LINE, LINES = 4096, 2000  # bytes and number of what it may say
 SOCKET = "helper.sock"
@@ -115,15 +117,23 @@ def work(boot: Boot, place: Place, job: Job, stop: threading.Event, say: Say, se
 
     Raises GivenUp, Refused with the guest's reason, Unavailable when it died, fell silent or took too long."""
     deadline = clock.monotonic() + seconds
-    while not AT_ONCE.acquire(timeout=0.2):
+
+    def wait(lacking: str) -> None:
+        say(0, f"waiting {lacking}")
         _check(stop, deadline)
+
     try:
-        remove(place.root)
-        identity.make_machine_directory(place.root)
-        return _Guest(boot, place, deadline, stop, say).do(job)
+        with ROOM.taken(size_mib(boot), wait):
+            remove(place.root)
+            identity.make_machine_directory(place.root)
+            return _Guest(boot, place, deadline, stop, say).do(job)
     finally:
-        AT_ONCE.release()
         remove(place.root)
+
+
+def size_mib(boot: Boot) -> int:
+    """What one may take of the host's memory, all in all."""
+    return MEMORY_MIB + OVERHEAD_MIB + (0 if boot.accelerator == Accelerator.KVM else TCG_CACHE_MIB)
 
 
 def remove(root: Path) -> None:
@@ -216,6 +226,8 @@ def words(boot: Boot, disk: dict[str, Any]) -> list[str]:
     """The command line: pure."""
     kvm = boot.accelerator == Accelerator.KVM
     return [
+        # Where memory runs out all the same, the kernel takes this one first: it can be asked for again.
+        "choom", "-n", "1000", "--",
         "setpriv", "--no-new-privs", "--pdeathsig", "KILL", "prlimit", "--core=0",
         boot.binary.program,
         "-name", "paddock-helper",
