@@ -1,4 +1,4 @@
-"""What the fake's warm images do beyond the contract: policies, faults on demand, room, guests that are ready at once."""
+"""The fake's warm images beyond the contract: policies, faults on demand, room, guests that are ready at once."""
 
 from pathlib import Path
 from uuid import UUID, uuid4
