@@ -7,7 +7,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tests.cli.conftest import Shell
@@ -51,12 +51,16 @@ class Terminal:
 
 
 @contextmanager
-def on_terminal(shell: Shell, *words: str, columns: int = 80, mute: bool = False, **env: str) -> Iterator[Terminal]:
-    """Run `paddock` on a terminal, where `mute` leaves out stderr; it is killed at the end if it still runs."""
+def on_terminal(
+    shell: Shell, *words: str, columns: int = 80, mute: bool = False, program: Sequence[str] = (), **env: str
+) -> Iterator[Terminal]:
+    """Run `paddock`, or another program, on a terminal, where `mute` leaves out stderr; it is killed at the end if it
+    still runs."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
-    argv = ["setsid", "--ctty", *shell.argv(*words)]  # execs: not preexec_fn, which may hang beside threads
+    # It execs: not preexec_fn, which may hang beside threads.
+    argv = ["setsid", "--ctty", *(program or shell.argv(*words))]
     errors = subprocess.DEVNULL if mute else slave
     process = subprocess.Popen(argv, env={**shell.env, **env}, stdin=slave, stdout=slave, stderr=errors)
     try:

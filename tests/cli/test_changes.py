@@ -16,7 +16,7 @@ WAITS_OR_NOT = (
 # Programs of their own, whose output is somebody else's; and those that print what they are asked for as it is.
 RAW = {
     "up", "down", "ssh", "console", "vnc", "exec", "cp", "inventory", "env", "shell", "server log", "server send-key",
-    "base edit", "database backup", "database restore",
+    "base edit", "database backup", "database restore", "completion",
 }  # fmt: skip
 
 

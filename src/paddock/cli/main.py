@@ -23,6 +23,7 @@ from paddock.cli import (
     base,
     change,
     cloud,
+    completion,
     console,
     copy,
     env,
@@ -166,7 +167,7 @@ for name, noun in (
     app.add_typer(noun.app, name=name, rich_help_panel="Everything, by noun")
 for name, function in (
     ("apply", apply.apply), ("inventory", inventory.inventory), ("env", env.env), ("limits", project.limits),
-    ("cluster", node.cluster), ("shell", shell_command),
+    ("cluster", node.cluster), ("shell", shell_command), ("completion", completion.completion),
     ("version", version_command),
 ):  # fmt: skip
     app.command(name, rich_help_panel=MORE)(function)
