@@ -1,15 +1,18 @@
 """A CD that installs itself: it boots the rescue system, copies itself onto an empty disk and switches off.
 
 The CD is a hybrid one, which a BIOS boots from a disk too: so what was installed boots the same system, sees that the
-disk is not empty any more, and stays.
+disk is not empty any more, and stays. Booted by UEFI, it installs as installers do that leave the removable media path
+alone: the disk's kernel is where only an entry of the firmware's variables leads to.
 """
 
 import io
+import tempfile
 from pathlib import Path
 
 import pycdlib
 
 from paddock.base import cpio
+from paddock.base.run import run
 from paddock.images import small
 from paddock.machine.image import Role
 from tests.support_images import BuiltImage
@@ -26,8 +29,24 @@ LABEL linux
   INITRD /INITRD,/INSTALL
   APPEND console=ttyS0 quiet
 """
+_GRUB = """search --set=root --file /vmlinuz
+linux /vmlinuz console=ttyS0 quiet
+initrd /initrd /install
+boot
+"""
+_MODULES = ("iso9660", "fat", "part_gpt", "part_msdos", "search", "search_fs_file", "linux", "boot")
 _SCRIPT = f"""#!/bin/sh
 say() {{ echo "$1" > /dev/console; }}
+for_bios() {{ dd if="$1" of=/dev/sda bs=1M 2> /dev/null; }}
+for_uefi() {{
+    mkdir -p /cd /disk && mount -t iso9660 -o ro "$1" /cd || return
+    printf 'label: gpt\\ntype=U\\n' | /sbin/sfdisk -q /dev/sda && mkfs.fat /dev/sda1 > /dev/null || return
+    mount -t vfat /dev/sda1 /disk && mkdir -p /disk/EFI/test && cp /cd/vmlinuz /disk/EFI/test/linux.efi || return
+    cat /cd/initrd /cd/install > /disk/EFI/test/initrd && umount /disk || return
+    mount -t efivarfs efivarfs /sys/firmware/efi/efivars || return
+    efibootmgr -q -c -d /dev/sda -p 1 -L "test system" -l '\\EFI\\test\\linux.efi' \\
+        -u 'initrd=\\EFI\\test\\initrd console=ttyS0 quiet'
+}}
 until [ -b /dev/sda ] && [ -b /dev/sr0 ]; do usleep 100000; done
 if [ "$(dd if=/dev/sda bs=512 count=1 2> /dev/null | tr -d '\\0' | wc -c)" -gt 0 ]; then
     say "{RUNS}"
@@ -36,7 +55,8 @@ fi
 for cd in /dev/sr*; do
     [ "$(dd if=$cd bs=8 skip=4101 count=2 2> /dev/null | cut -c 1-{len(LABEL)})" = {LABEL} ] || continue
     say "{INSTALLING}"
-    dd if=$cd of=/dev/sda bs=1M 2> /dev/null && sync && say "{INSTALLED}" && exec poweroff
+    [ -d /sys/firmware/efi ] && how=uefi || how=bios
+    for_$how $cd 2> /dev/console && sync && say "{INSTALLED}" && exec poweroff
 done
 say "test-cd: no CD to install from"
 """
@@ -53,6 +73,7 @@ def installer(image: BuiltImage, target: Path) -> Path:
         "/VMLINUZ.;1": image.file(Role.KERNEL).read_bytes(),
         "/INITRD.;1": image.file(Role.INITRD).read_bytes(),
         "/INSTALL.;1": small.compressed(cpio.archive(more)),
+        "/ESP.IMG;1": _for_uefi(),
     }
     iso = pycdlib.PyCdlib()
     iso.new(interchange_level=3, vol_ident=LABEL)
@@ -60,8 +81,21 @@ def installer(image: BuiltImage, target: Path) -> Path:
         for path, data in files.items():
             iso.add_fp(io.BytesIO(data), len(data), path)
         iso.add_eltorito("/ISOLINUX.BIN;1", bootcatfile="/BOOT.CAT;1", boot_load_size=4, boot_info_table=True)
-        iso.add_isohybrid()
+        iso.add_eltorito("/ESP.IMG;1", efi=True)
+        iso.add_isohybrid(efi=True)
         iso.write(str(target))
     finally:
         iso.close()
     return target
+
+
+def _for_uefi() -> bytes:
+    """A FAT file system with GRUB where any UEFI looks for a loader, which finds the rest on the CD itself."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        (place / "grub.cfg").write_text(_GRUB)
+        run(["grub-mkimage", "-O", "x86_64-efi", "-p", "/", "-c", place / "grub.cfg", "-o", place / "grub", *_MODULES])
+        run(["mkfs.fat", "-C", place / "esp", "4096"])
+        run(["mmd", "-i", place / "esp", "::/EFI", "::/EFI/BOOT"])
+        run(["mcopy", "-i", place / "esp", place / "grub", "::/EFI/BOOT/BOOTX64.EFI"])
+        return (place / "esp").read_bytes()

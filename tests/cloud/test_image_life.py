@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.conf import settings
@@ -403,3 +404,21 @@ def test_a_snapshot_that_failed_leaves_nothing(cloud: Cloud) -> None:
         image.delete(row, "")
         cloud.settle()
     assert not Image.objects.filter(pk=row.pk).exists()
+
+
+# What a server's UEFI remembered
+
+
+def test_variables_come_with_a_snapshot_only(cloud: Cloud, disk: bytes) -> None:
+    """A node lays them beside its copy. A file of that name beside a user's upload is nobody's."""
+    made = {}
+    for uuid in (uuid4(), None):
+        row = new_image(cloud, uuid=uuid)
+        image_files.upload_of(row).write_bytes(disk)
+        image_files.boot_file(row, Role.VARIABLES).write_bytes(disk)
+        image.ask_take_in(row, "")
+        cloud.settle()
+        assert fresh(row).state == "ready", fresh(row).problem
+        made[uuid] = {file.role for file in fresh(row).made_of.files}
+        assert not list(settings.STATE.uploads.glob(f"image-{row.pk}*"))
+    assert list(made.values()) == [{Role.DISK, Role.VARIABLES}, {Role.DISK}]

@@ -97,7 +97,17 @@ class HelperNode:
 
     def left(self) -> set[str]:
         """What edits and copies left beside the disk."""
-        known = {"lock", "system.qcow2", "seed.iso", "image", "spec.json", "run.json", "serial.log", "qemu.log"}
+        known = {
+            "lock",
+            "system.qcow2",
+            "seed.iso",
+            "image",
+            "spec.json",
+            "run.json",
+            "serial.log",
+            "qemu.log",
+            "fresh",
+        }
         return {p.name for p in self.directory.iterdir()} - known
 
     def guests(self) -> list[int]:

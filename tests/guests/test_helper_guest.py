@@ -12,6 +12,8 @@ import pytest
 
 from paddock.base import clock, run
 from paddock.base.errors import Conflict, PaddockError
+from paddock.hypervisor.qemu import disks
+from paddock.hypervisor.qemu.layout import MachineDir
 from paddock.machine.cleaning import Cleaning, Trace
 from paddock.machine.spec import Power
 from paddock.machine.state import Phase, Snapshot
@@ -34,6 +36,7 @@ def test_a_password_on_the_disk(node: HelperNode) -> None:
     assert root.split(":")[3:] == ["0", "99999", "7", "", "", ""]
     assert bob == SHADOW.splitlines()[1]
     assert node.left() == set()
+    assert not disks.is_fresh(MachineDir(node.directory)), "an empty one in its place would have the old password"
     assert node.guests() == []
     run.run(["qemu-img", "check", node.directory / "system.qcow2"])
     stat = run.run(["debugfs", "-R", "stat /etc/shadow", node.raw()]).stdout
@@ -54,7 +57,7 @@ def test_a_disk_without_a_system_that_we_know() -> None:
     try:
         before = node.content()
         told = node.finished()
-        assert "there is no Linux system on the disk; what was found: /dev/sda (crypto_LUKS)" in told.error
+        assert "the system on the disk is encrypted: /dev/sda (crypto_LUKS): without its passphrase" in told.error
         assert node.content() == before
         assert node.left() == set()
     finally:

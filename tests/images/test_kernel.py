@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from paddock.base import run
 from paddock.base.errors import Invalid, NotFound
 from paddock.images import kernel
 from paddock.images.importer import import_disk
@@ -83,3 +84,38 @@ def test_sizes(boot: Boot, monkeypatch: pytest.MonkeyPatch) -> None:
     initrd.unlink()
     with pytest.raises(NotFound):
         check_file(Role.INITRD, initrd)
+
+
+@pytest.fixture
+def variables(tmp_path: Path) -> Path:
+    """What a server's UEFI remembered, as its node delivers it."""
+    (tmp_path / "raw").write_bytes(b"what is booted first".ljust(MIB, b"\xff"))
+    made = tmp_path / "snapshot-efivars"
+    run.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", tmp_path / "raw", made])
+    return made
+
+
+def test_variables_of_a_uefi(variables: Path, disk: Path, tmp_path: Path) -> None:
+    store = ImageStore(tmp_path / "store")
+    manifest = import_disk(disk, store, "snapshot", boot=Boot({Role.VARIABLES: variables}))
+    assert {file.role for file in manifest.files} == {Role.DISK, Role.VARIABLES}
+    assert not manifest.direct_boot
+    kept = tmp_path / "kept"
+    run.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", store.file(manifest.sha256, Role.VARIABLES), kept])
+    assert kept.read_bytes() == (tmp_path / "raw").read_bytes()
+    assert variables.exists()
+    assert [p.name for p in store.root.iterdir()] == [manifest.sha256]
+
+
+def test_variables_that_want_another_file_are_not_opened(variables: Path, disk: Path, tmp_path: Path) -> None:
+    store = ImageStore(tmp_path / "store")
+    run.run(["qemu-img", "rebase", "-u", "-b", "/etc/passwd", "-F", "raw", variables])
+    with pytest.raises(Invalid, match="backing"):
+        import_disk(disk, store, "snapshot", boot=Boot({Role.VARIABLES: variables}))
+    run.run(["qemu-img", "create", "-q", "-f", "qcow2", variables, "1G"])
+    with pytest.raises(Invalid, match="no qcow2 with variables"):
+        import_disk(disk, store, "snapshot", boot=Boot({Role.VARIABLES: variables}))
+    variables.write_bytes(disk.read_bytes())
+    with pytest.raises(Invalid, match="no qcow2 with variables"):
+        import_disk(disk, store, "snapshot", boot=Boot({Role.VARIABLES: variables}))
+    assert store.list() == ()

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 KEYS_KEPT = timedelta(days=1)
 UPLOADS_KEPT = 24 * 3600.0  # seconds since something last came of it
-UPLOAD = re.compile(r"image-(\d{1,16})(-(kernel|initrd)(\.part)?)?")
+UPLOAD = re.compile(r"image-(\d{1,16})(-(kernel|initrd|efivars)(\.part)?)?")
 
 
 def tidy() -> None:

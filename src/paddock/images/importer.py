@@ -17,7 +17,7 @@ from paddock.base.errors import CommandFailed, DiskFull, Invalid, NotFound
 from paddock.base.run import Completed, Identity, run
 from paddock.images import unpack
 from paddock.images.inspect import Format, Found, inspect, inspect_iso, sane_disk_size
-from paddock.images.kernel import Boot
+from paddock.images.kernel import MOST, Boot
 from paddock.images.partitions import HEAD, boots_by
 from paddock.images.store import ImageStore, file_sha256
 from paddock.machine.image import ImageManifest, Role
@@ -69,8 +69,8 @@ def import_disk(
             files |= _kernel_files(kernel_of, store, place)
             about |= {"direct_boot": kernel_of.direct_boot, "cmdline": kernel_of.cmdline}
         if boot:
-            files |= {role: _copied(file, place / role.value) for role, file in boot.files.items()}
-            about |= {"direct_boot": True, "cmdline": boot.cmdline}
+            files |= {role: _beside(role, file, place) for role, file in boot.files.items()}
+            about |= boot.about()
         return store.publish(files, name=name, disk_size=found.disk_size, **about)
 
 
@@ -108,10 +108,25 @@ def _kernel_files(image: ImageManifest, store: ImageStore, place: Path) -> dict[
     return found
 
 
-def _copied(source: Path, target: Path) -> Path:
+def _beside(role: Role, source: Path, place: Path) -> Path:
+    """A copy of a file that came beside the disk. What a guest could write to QEMU reads as little as its disk."""
+    if role == Role.VARIABLES:
+        return _plain_copy(source, place / f"{role.value}.box")
+    target = place / role.value
     _check_room(target.parent, source.stat().st_size)
     _copy(source, target)
     return target
+
+
+def _plain_copy(source: Path, place: Path) -> Path:
+    """A qcow2 of our own with the contents of another, which is small and stands on nothing. Raises Invalid."""
+    place.mkdir()
+    with _Box(source, place) as box:
+        found = inspect(box.path / "upload")
+        if found.format is not Format.QCOW2 or found.disk_size > MOST[Role.VARIABLES]:
+            raise Invalid(f"{source} is no qcow2 with variables of a UEFI", field=Role.VARIABLES.value)
+        _check(box, found.format)
+        return _convert(box, found, _needed(box, found))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""A kernel that comes beside its disk, with its initrd: QEMU loads both itself, and gives the kernel its arguments.
+"""What comes beside a disk: a kernel with its initrd, which QEMU loads itself, or what a server's UEFI remembered.
 
 Source of the kernel's header: Linux, Documentation/arch/x86/boot.rst.
 """
@@ -14,18 +14,22 @@ from paddock.machine.image import Role
 from paddock.machine.spec import MIB
 
 ROLES = (Role.KERNEL, Role.INITRD)
-MOST = {Role.KERNEL: 256 * MIB, Role.INITRD: 1024 * MIB}  # bytes; a guest has both in its memory
+MOST = {Role.KERNEL: 256 * MIB, Role.INITRD: 1024 * MIB, Role.VARIABLES: 16 * MIB}  # bytes; a guest has them in memory
 _BOOT_FLAG, _HEADER, _VERSION = 0x1FE, 0x202, 0x206  # in the first sectors of a bzImage
 _OLDEST = 0x0206  # of the boot protocol: the first whose kernels say how long their arguments may be (Linux 2.6.22)
 
 
 @dataclass(frozen=True)
 class Boot:
-    """Files by role, a kernel among them; what their sha256 must be, where that is known; and the arguments."""
+    """Files by role; what their sha256 must be, where that is known; and the kernel's arguments, if there is one."""
 
     files: Mapping[Role, Path]
     cmdline: str = ""
     sha256: Mapping[Role, str] = field(default_factory=dict)
+
+    def about(self) -> dict[str, object]:
+        """What the manifest says of it."""
+        return {"direct_boot": True, "cmdline": self.cmdline} if Role.KERNEL in self.files else {}
 
     def check(self) -> None:
         """Raises NotFound for a file that is missing, Invalid (field `kernel` or `initrd`) for one that is wrong."""

@@ -17,6 +17,7 @@ class Role(StrEnum):
     KERNEL = "kernel"
     INITRD = "initrd"
     ISO = "iso"  # a CD image
+    VARIABLES = "efivars"  # qcow2: what the UEFI of the server that it was made of remembered, the order of boot first
 
 
 class ImageFile(Frozen):

@@ -41,14 +41,15 @@ def manifest_name(image: Image) -> str:
 
 
 def boot_file(image: Image, role: Role) -> Path:
-    """The kernel or initrd that was sent for it, once that is whole."""
+    """The kernel or initrd that was sent for it, once that is whole; what its server's UEFI remembered."""
     return settings.STATE.uploads / f"image-{image.pk}-{role.value}"
 
 
 def boot_of(image: Image) -> Boot | None:
-    """The kernel of its own that was announced with it."""
+    """The kernel of its own that was announced with it, or what its server's UEFI remembered."""
     if image.announced is None:
-        return None
+        variables = boot_file(image, Role.VARIABLES)
+        return Boot({Role.VARIABLES: variables}) if image.uuid and variables.exists() else None
     files = {role: boot_file(image, role) for role in image.announced.files}
     return Boot(files, image.announced.cmdline, image.announced.files)
 
@@ -83,7 +84,7 @@ def about_of(image: Image) -> dict[str, Any]:
         return about
     if entry := origin.entry_of(image):
         only = {"firmware": entry.firmware[0]} if len(entry.firmware) == 1 else {}  # else its disk says it
-        facts = {"guest_agent": entry.guest_agent, **only}
+        facts = {"guest_agent": bool(entry.guest_agent), **only}
         return about | {"default_user": image.default_user, "cloud_init": image.cloud_init, **facts}
     server = its_server(image)
     has_agent = bool(server and server.image.manifest.get("guest_agent"))

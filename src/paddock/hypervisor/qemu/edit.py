@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,10 @@ from paddock.hypervisor.qemu import disks, files, helper_guest, identity
 from paddock.hypervisor.qemu.copies import GivenUp
 from paddock.hypervisor.qemu.helper_guest import Boot, Job, Place
 from paddock.hypervisor.qemu.layout import Layout, MachineDir
+from paddock.hypervisor.qemu.works import Work, Works
 from paddock.machine.spec import GIB, MIB
 from paddock.machine.state import Progress
 
-PATIENCE = 0.1  # seconds that a question waits
-GIVE_UP_WAIT = 15.0  # seconds for a work that is given up to end
 COMMIT_SECONDS = 600.0
 ROOM = 64 * MIB  # bytes that must be free for what a job writes, twice: in the overlay and in the disk
 _MEMORY = 4 * GIB  # address space of qemu-img
@@ -69,8 +67,7 @@ class Edits:
     def __init__(self, layout: Layout, boot_of: Callable[[str], Boot]) -> None:
         self._layout = layout
         self._boot_of = boot_of
-        self._lock = threading.Lock()
-        self._works: dict[UUID, _Work] = {}
+        self._works: Works[_Work] = Works()
         for directory in [d for d in layout.machines.iterdir() if (d / "edit.qcow2").exists()]:
             with contextlib.suppress(ValueError):
                 self._settle_left(UUID(directory.name))
@@ -78,24 +75,20 @@ class Edits:
     def set_password(self, machine: UUID, user: str, password_hash: str, helper: str) -> Progress:
         """How far it is; begins it when nothing is under way. A failure is told once. Raises NotFound, Conflict."""
         job = Job("password", (("user", user), ("hash", password_hash)))
-        with self._lock:
-            work = self._works.get(machine)
+        with self._works.lock:
+            work = self._works.find(machine)
             if work is None:
-                work = self._works[machine] = self._begun(machine, job, helper)
+                work = self._works.begin(machine, self._made(machine, job, helper))
             elif work.job != job:
                 return Progress(done=False, doing="waiting for another change of its disk")
-        work.join(PATIENCE)
-        with self._lock:
-            if not work.is_alive() and self._works.get(machine) is work:
-                del self._works[machine]
-            return work.told()
+        self._works.look(machine, work)
+        return work.told()
 
     def settle(self, machine: UUID) -> None:
         """Before anything else happens to the disk: put there what belongs there. Raises Conflict while an edit is
         under way, DiskFull, Refused."""
-        with self._lock:
-            work = self._works.get(machine)
-            if work is not None and work.is_alive():
+        with self._works.lock:
+            if self._works.busy(machine):
                 raise Conflict("its disk is being changed in a helper guest", hint="try again when that is done")
         edit = Edit(self._layout.machine(machine))
         if edit.mark.exists():
@@ -104,28 +97,17 @@ class Edits:
 
     def forget(self, machine: UUID) -> None:
         """The machine is being removed, with its disk."""
-        with self._lock:
-            work = self._works.pop(machine, None)
-        if work:
-            work.stop.set()
-            work.join(GIVE_UP_WAIT)
+        self._works.forget(machine)
 
     def close(self) -> None:
         """Give up what is under way; it is begun again when somebody asks."""
-        with self._lock:
-            works = list(self._works.values())
-        for work in works:
-            work.stop.set()
-        for work in works:
-            work.join(GIVE_UP_WAIT)
+        self._works.close()
 
-    def _begun(self, machine: UUID, job: Job, helper: str) -> "_Work":
+    def _made(self, machine: UUID, job: Job, helper: str) -> "_Work":
         edit = Edit(self._layout.machine(machine))
         if not edit.directory.system_disk.exists():
             raise NotFound(f"there is no machine {machine} with a disk on this node")
-        work = _Work(edit, job, self._boot_of(helper))
-        work.start()
-        return work
+        return _Work(edit, job, self._boot_of(helper))
 
     def _settle_left(self, machine: UUID) -> None:
         """What an earlier process of ours left. What can't be settled now is tried when somebody needs the disk."""
@@ -137,12 +119,11 @@ class Edits:
             log.warning("machine %s: a change of its disk is not finished: %s", machine, e)
 
 
-class _Work(threading.Thread):
+class _Work(Work):
     """One edit on its way."""
 
     def __init__(self, edit: Edit, job: Job, boot: Boot) -> None:
-        super().__init__(name=f"edit-{edit.directory.root.name}", daemon=True)
-        self.stop = threading.Event()
+        super().__init__(f"edit-{edit.directory.root.name}", UUID(edit.directory.root.name))
         self.job = job
         self._edit = edit
         self._boot = boot
@@ -235,6 +216,7 @@ def finish(edit: Edit) -> None:
     """Put the overlay's content into the disk if it belongs there, and remove what is left. It may be done again after
     a crash at any point. Raises DiskFull, Refused."""
     if edit.mark.exists():
+        disks.use(edit.directory)  # something is in it from now on
         _commit(edit)
     edit.remove()
 

@@ -1,19 +1,22 @@
 """UEFI: the firmware of this host (OVMF), and each machine's own variables, in which it remembers what to boot.
 
 The code is the host's and is only read. The variables are a qcow2 file beside the system disk; they live and end with
-that disk: a rebuilt machine begins with those of its image, or with none. Secure boot is off: that needs a firmware
-with System Management Mode and enrolled keys, which this one has not.
+that disk: a rebuilt machine begins with those of its image, which has some if it was made of a server, or with none.
+Secure boot is off: that needs a firmware with System Management Mode and enrolled keys, which this one has not.
 """
 
+import errno
 import os
 from pathlib import Path
 
 from paddock.base import ovmf, run
-from paddock.base.errors import Refused
+from paddock.base.errors import DiskFull, Refused
 from paddock.hypervisor.qemu import files, identity
 from paddock.hypervisor.qemu.layout import MachineDir
+from paddock.machine.spec import MIB
 
 VARIABLES_NAME = "efivars.qcow2"
+_MOST = 16 * MIB  # bytes of that file; OVMF's have half a MiB, and a firmware with more of them 4
 
 
 def missing() -> Refused:
@@ -55,6 +58,23 @@ def keep_variables(directory: MachineDir, generation: int, of_image: Path | None
     os.replace(temporary, directory.efi_variables)
     identity.give(directory.efi_variables, writable=True)
     files.write_whole(_generation_file(directory), str(generation).encode())
+
+
+def copy_variables(directory: MachineDir, target: Path) -> None:
+    """Put a copy of a machine's variables at `target`, if it has any, whether or not it runs. Only bytes are copied:
+    what its QEMU made of that file, its header too, is not looked at here. Raises Refused, DiskFull."""
+    if not directory.efi_variables.exists():
+        return
+    with os.fdopen(files.open_regular(directory.efi_variables), "rb") as source:
+        data = source.read(_MOST + 1)
+    if len(data) > _MOST:
+        raise Refused(f"{directory.efi_variables} has more than {_MOST} bytes", hint="somebody changed it: look who")
+    try:
+        files.write_whole(target, data)
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"no room for {len(data)} bytes in {target.parent}", hint="make room there") from e
+        raise Refused(f"the variables of its UEFI can't be put at {target}: {e.strerror}") from e
 
 
 def forget_variables(directory: MachineDir) -> None:

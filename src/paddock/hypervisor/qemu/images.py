@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from paddock.base.errors import NotFound, PaddockError, Refused
 from paddock.hypervisor.qemu import files, identity
 from paddock.hypervisor.qemu.layout import Layout
-from paddock.machine.image import ImageFile, ImageManifest
+from paddock.machine.image import ImageFile, ImageManifest, Role
 from paddock.machine.state import Progress
 
 MANIFEST = "manifest.json"
@@ -64,6 +64,10 @@ class ImageStore:
         if sha256 not in self._known:
             self._known[sha256] = self._read(sha256)
         return self._known[sha256]
+
+    def file(self, sha256: str, role: Role) -> Path | None:
+        """An image's file of that role, if it has one. Raises NotFound."""
+        return self._layout.image(sha256) / role if self.manifest(sha256).file(role) else None
 
     def remove(self, sha256: str) -> None:
         """Raises NotFound for what can't be an image."""

@@ -207,7 +207,8 @@ class QemuMachines:
     def _write_firmware(self, slot: Slot, machine: Machine) -> None:
         """What it remembers is kept for as long as its disk."""
         if machine.firmware == "uefi":
-            firmware.keep_variables(slot.directory, machine.system_disk.generation, None)
+            image = self._images.file(machine.image, Role.VARIABLES)
+            firmware.keep_variables(slot.directory, machine.system_disk.generation, image)
         elif slot.live is None:
             firmware.forget_variables(slot.directory)
 

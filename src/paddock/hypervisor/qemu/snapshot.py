@@ -6,7 +6,6 @@ once and leaves nothing behind, then it may be asked for again.
 
 import contextlib
 import logging
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
@@ -14,19 +13,19 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from paddock.base.errors import Conflict, DiskFull, NotFound, PaddockError, Refused, Unavailable
-from paddock.hypervisor.qemu import copies, files, record
+from paddock.hypervisor.qemu import copies, files, firmware, record
 from paddock.hypervisor.qemu.clean import Cleaner
 from paddock.hypervisor.qemu.copies import Copy, GivenUp
 from paddock.hypervisor.qemu.freeze import Freezer
 from paddock.hypervisor.qemu.helper_guest import Boot
 from paddock.hypervisor.qemu.layout import Layout, MachineDir
 from paddock.hypervisor.qemu.live import GUEST_SHUTDOWN, Live
+from paddock.hypervisor.qemu.works import Work, Works
 from paddock.machine.cleaning import Cleaning
+from paddock.machine.image import Role
 from paddock.machine.spec import Frozen
 from paddock.machine.state import Phase, Snapshot
 
-PATIENCE = 0.1  # seconds that a question waits, so that a small copy is there at once
-GIVE_UP_WAIT = 15.0  # seconds for a copy that is given up to end
 UNKNOWN = "the node agent ended in the moment of the snapshot, so it is not known whether they stood still"
 RESTARTS = 3  # times that a copy is begun again because the machine was started under it
 
@@ -55,8 +54,7 @@ class Snapshots:
         self._layout = layout
         self._live_of = live_of
         self._boot_of = boot_of
-        self._lock = threading.Lock()
-        self._works: dict[UUID, _Work] = {}
+        self._works: Works[_Work] = Works()
         self.freezer = Freezer()
         for directory in [d for d in layout.machines.iterdir() if (d / "frozen").exists()]:
             with contextlib.suppress(ValueError):
@@ -68,63 +66,42 @@ class Snapshots:
         copy = Copy(self._layout.machine(machine), snapshot)
         if not copy.directory.system_disk.exists():
             raise NotFound(f"there is no machine {machine} with a disk on this node")
-        with self._lock:
-            work = self._works.get(snapshot)
+        with self._works.lock:
+            work = self._works.find(snapshot)
             if work is None:
                 known = read_record(copy)
                 if known and known.done and target.exists():
                     return _told(known, known.size, known.size)
-                if any(w.machine == machine and w.is_alive() for w in self._works.values()):
+                if self._works.busy(machine):
                     return Snapshot(done=False)  # one after another
                 if known is None:
                     _tidy(copy.directory)
                     copies.check_room(copy.directory, copies.needed(self._layout, copy.directory))
                 cleaner = Cleaner(copy, cleaning, self._boot_of(cleaning.helper)) if cleaning else None
                 work = _Work(self._layout, copy, target, lambda: self._live_of(machine), self.freezer, cleaner)
-                self._works[snapshot] = work
-                work.start()
-        work.join(PATIENCE)
-        with self._lock:
-            if not work.is_alive() and self._works.get(snapshot) is work:
-                del self._works[snapshot]
+                self._works.begin(snapshot, work)
+        self._works.look(snapshot, work)
         return work.told()
 
     def drop(self, machine: UUID, snapshot: UUID) -> None:
         """Give it up, and remove what is here of it. Raises Unavailable when QEMU does not let go of it."""
         copy = Copy(self._layout.machine(machine), snapshot)
-        with self._lock:
-            work = self._works.pop(snapshot, None)
-        if work:
-            work.stop.set()
-            work.join(GIVE_UP_WAIT)
-            if work.is_alive():
-                raise Unavailable(f"the copy for snapshot {snapshot} does not end", hint="ask again")
+        if not self._works.drop(snapshot):
+            raise Unavailable(f"the copy for snapshot {snapshot} does not end", hint="ask again")
         if copy.directory.root.exists():
             give_up(copy, read_record(copy), self._live_of(machine))
 
     def forget(self, machine: UUID) -> None:
         """The machine is being removed, with all that is beside its disk."""
-        with self._lock:
-            works = {s: w for s, w in self._works.items() if w.machine == machine}
-            for snapshot in works:
-                del self._works[snapshot]
-        for work in works.values():
-            work.stop.set()
-        for work in works.values():
-            work.join(GIVE_UP_WAIT)
+        self._works.forget(machine)
 
     def close(self) -> None:
         """Let go: what QEMU copies goes on, what qemu-img copies is begun again when somebody asks."""
-        with self._lock:
-            works = list(self._works.values())
-        for work in works:
-            work.stop.set()
-        for work in works:
-            work.join(GIVE_UP_WAIT)
+        self._works.close()
         self.freezer.close()
 
 
-class _Work(threading.Thread):
+class _Work(Work):
     """One snapshot on its way."""
 
     def __init__(
@@ -136,11 +113,9 @@ class _Work(threading.Thread):
         freezer: Freezer,
         cleaner: Cleaner | None,
     ) -> None:
-        super().__init__(name=copy.name, daemon=True)
-        self.machine = UUID(copy.directory.root.name)
+        super().__init__(copy.name, UUID(copy.directory.root.name))
         self._cleaner = cleaner
         self._doing = "copying the disk"
-        self.stop = threading.Event()
         self._layout = layout
         self._copy = copy
         self._target = target
@@ -191,6 +166,8 @@ class _Work(threading.Thread):
             self._say(0, "starting a helper guest")
             cleaned, shared = self._cleaner.clean(self.stop, self._say)
             self._write(clean=True, cleaned=cleaned, shared=shared)
+        beside = self._target.with_name(f"{self._target.name}-{Role.VARIABLES}")
+        firmware.copy_variables(self._copy.directory, beside)
         copies.deliver(self._copy, self._target)
         size = files.size_of(self._target)
         self._bytes = size, size
