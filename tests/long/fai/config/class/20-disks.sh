@@ -1,2 +1,3 @@
 #! /bin/bash
+# What disks there are.
 set_disk_info
