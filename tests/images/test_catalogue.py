@@ -93,3 +93,8 @@ def test_where_key_rings_are_looked_for(tmp_path: Path) -> None:
     assert (none.keyring, none.wanted_keyring) == (None, tmp_path / "rocky.gpg")
     (tmp_path / "rocky.gpg").touch()
     assert CATALOGUE.source(entry, tmp_path).keyring == tmp_path / "rocky.gpg"
+
+
+def test_what_nobody_knows_of_a_guest_agent_is_not_told() -> None:
+    known = {entry.name: entry.guest_agent for entry in CATALOGUE.image}
+    assert (known["fedora-44"], known["arch"], known["opensuse-tumbleweed"]) == (True, False, None)

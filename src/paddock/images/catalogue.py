@@ -54,7 +54,7 @@ class Entry(_Strict):
     user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
     firmware: Annotated[tuple[Firmware, ...], Field(min_length=1)] = ("bios", "uefi")
     cloud_init: bool = True
-    guest_agent: bool = False
+    guest_agent: bool | None = None  # None: nobody here knows, and nobody waits for it
     grows: bool = True  # its root file system to the size of its disk, when it first boots
     ended: date | None = None  # its publisher's support
     refused: _Text = ""

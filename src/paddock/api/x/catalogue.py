@@ -32,7 +32,7 @@ class EntryReply(Reply):
     default_user: str
     firmware: list[str]
     cloud_init: bool
-    guest_agent: bool
+    guest_agent: bool | None  # null: not known
     grows: bool
     ended: date | None
     note: str | None
