@@ -34,7 +34,9 @@ def _secret_key(path: Path) -> str:
 
 def _database(url: str) -> dict[str, Any]:
     parts = conninfo_to_dict(url)
-    options: dict[str, Any] = {"application_name": f"paddock {ROLE} {TAG}"}
+    # Statements are the same again and again: PostgreSQL plans each once per connection, and not each time.
+    planned_once = {"server_side_binding": True, "prepare_threshold": 5}
+    options: dict[str, Any] = {"application_name": f"paddock {ROLE} {TAG}", **planned_once}
     if ROLE == "api":
         options["pool"] = {"min_size": 1, "max_size": 8, "timeout": 3}
     known = ("dbname", "user", "password", "host", "port")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from django.db.models import Prefetch, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from paddock.api.auth import project
@@ -112,7 +112,7 @@ class ServerReply(Reply):
 class Shared:
     """What servers on a page have in common, shown once for all of them: a fixed number of queries."""
 
-    def __init__(self, servers: Sequence[Server]) -> None:
+    def __init__(self, servers: Sequence[Server], volumes: dict[int, list[int]] | None = None) -> None:
         plans = list(ServerType.objects.all())
         self.plans = {plan.pk: server_types.shown(plan) for plan in plans}
         self.place: Datacenter = server_types.datacenter(plans)
@@ -120,12 +120,27 @@ class Shared:
         self.isos = {iso.pk: isos.shown(iso) for iso in {server.iso for server in servers} if iso}
         groups = {server.placement_group for server in servers if server.placement_group}
         self.groups = {group.id: group for group in placement_groups.shown_all(list(groups))}
+        self.volumes = _volumes(servers) if volumes is None else volumes
         self.now = clock.now()
+
+
+def _volumes(servers: Sequence[Server]) -> dict[int, list[int]]:
+    """The volumes of each server that has some, by id."""
+    found: dict[int, list[int]] = {}
+    rows = Volume.objects.filter(server__in=[server.pk for server in servers]).order_by("pk")
+    for server, volume in rows.values_list("server_id", "pk"):
+        found.setdefault(server, []).append(volume)
+    return found
 
 
 def shown(server: Server) -> ServerReply:
     """A server as it goes out."""
     return shown_all([server])[0]
+
+
+def shown_new(server: Server, volumes: Sequence[Volume]) -> ServerReply:
+    """One that was just made with these volumes: what the request has read need not be read again."""
+    return _shown(server, Shared([server], {server.pk: sorted(volume.pk for volume in volumes)}))
 
 
 def shown_all(servers: Sequence[Server]) -> list[ServerReply]:
@@ -148,7 +163,7 @@ def _shown(server: Server, shared: Shared) -> ServerReply:
         datacenter=shared.place,
         locked=server.action_id is not None,
         protection=ServerProtection(delete=server.protect_delete, rebuild=server.protect_rebuild),
-        volumes=sorted(volume.pk for volume in server.volumes.all()),
+        volumes=shared.volumes.get(server.pk, []),
         primary_disk_size=server.disk_gib,
         placement_group=shared.groups.get(server.placement_group_id or 0),
         x_status=server.status,
@@ -197,9 +212,8 @@ def _ready(server: Server, *, up: bool) -> Ready:
 
 def visible(request: HttpRequest) -> "QuerySet[Server]":
     """The project's servers, with what is shown of them."""
-    volumes = Prefetch("volumes", Volume.objects.only("id", "server_id"))
     rows = Server.objects.filter(project=project(request))
-    return rows.prefetch_related("image", "iso", "node", "placement_group", volumes)
+    return rows.prefetch_related("image", "iso", "node", "placement_group")
 
 
 def own_server(request: HttpRequest, id: int) -> Server:

@@ -32,6 +32,7 @@ from paddock.api.v1.server_reply import (
     own_server,
     shown,
     shown_all,
+    shown_new,
     visible,
 )
 from paddock.cloud.flows import server as flow
@@ -94,9 +95,9 @@ def create_server(request: HttpRequest, body: CreateServer) -> Status[CreatedSer
     volumes, node = volumes_of(request, body.volumes), node_of(request, body.x_node)
     action = flow.create(server, correlation(request), volumes=volumes, automount=body.automount, node=node)
     created = CreatedServer(
-        server=shown(visible(request).get(pk=server.pk)),
+        server=shown_new(server, volumes),
         action=actions.shown(action),
-        next_actions=[actions.shown(a) for a in _attachments(server) if volumes],
+        next_actions=[actions.shown(a) for a in _attachments(server)] if volumes else [],
         root_password=password,
     )
     return Status(201, created)

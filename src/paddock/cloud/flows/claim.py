@@ -16,7 +16,7 @@ from django.db.models.functions import Greatest, Least
 
 from paddock.base.errors import Conflict, Invalid, NoRoom, PaddockError, PlacementFailed
 from paddock.cloud import placement
-from paddock.cloud.models import Action, Node, Server, ServerType, Volume
+from paddock.cloud.models import Node, Server, ServerType, Volume
 from paddock.machine.spec import GIB, MIB
 
 PLACEMENT_TRIES = 5
@@ -25,6 +25,10 @@ GROWING_MIB = 512  # machines with less memory get no more while they run
 GROWTH = 8  # times the CPUs and memory that a server begins with, to which it can be given more while it runs
 _USED = "SELECT count(*) FROM cloud_server s WHERE s.node_id = cloud_node.id"
 _STRANGERS = "SELECT EXISTS (SELECT FROM cloud_server s WHERE s.node_id = cloud_node.id AND s.project_id <> %s)"
+_ASKED = """
+SELECT a.arguments ->> 'node' FROM cloud_action a
+WHERE a.kind = 'server' AND a.row_id = %s AND a.command = 'create_server' LIMIT 1
+"""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ def refuse_hopeless(server: Server, volumes: Iterable[Volume] = (), asked: str =
 
 def waited_for(server: Server) -> str:
     """The names of the nodes that would fit if they were up. Raises NoRoom or PlacementFailed when there is none."""
-    said = verdicts(server, volumes_of(server), asked_for(server))[1]
+    said = verdicts(server, volumes_of(server))[1]
     if names := only_down(said):
         return names
     raise _refusal(said)
@@ -80,22 +84,27 @@ def only_down(said: Iterable[placement.Verdict]) -> str:
 
 
 def _nodes(server: Server) -> list[Any]:
-    """All nodes: how many servers (so SSH ports) each has, and whether another project's are among them.
+    """All nodes: how many servers (so SSH ports) each has, whether another project's are among them, and which node was
+    asked for when the server was created.
 
-    Both are said to PostgreSQL in its own words: Django takes longer over its words for them than it to answer.
+    All is said to PostgreSQL in its own words: Django takes longer over its words for it than it to answer.
     """
-    used = RawSQL(_USED, ())  # noqa: S611  # constants
-    strangers = RawSQL(_STRANGERS, (server.project_id,))  # noqa: S611
-    return list(Node.objects.order_by("name").annotate(used=used, strangers=strangers))
+    return list(
+        Node.objects.order_by("name").annotate(
+            used=RawSQL(_USED, ()),  # noqa: S611  # all three are constants
+            strangers=RawSQL(_STRANGERS, (server.project_id,)),  # noqa: S611
+            asked=RawSQL(_ASKED, (server.pk,)),  # noqa: S611
+        )
+    )
 
 
-def _choose(nodes: list[Any], server: Server, only: str, asked: str) -> tuple[list[str], list[placement.Verdict]]:
+def _choose(nodes: list[Any], server: Server, only: str, asked: str = "") -> tuple[list[str], list[placement.Verdict]]:
     demand = placement.Demand(
         cpus=server.cores,
         memory_mib=server.memory_mib,
         disk_gib=server.disk_gib,
         only=only,
-        asked=asked,
+        asked=asked or next((n.asked for n in nodes if n.asked), ""),
         apart=_nodes_of_group(server),
         lacks={n.name: tuple(lacks(n, server, server.server_type)) for n in nodes} if _special(server) else {},
         full={n.name: why for n in nodes for why in full(n)},
@@ -159,21 +168,15 @@ def _where(volumes: Iterable[Volume]) -> str:
     return next(iter(names.values()), "")
 
 
-def asked_for(server: Server) -> str:
-    """The node that was asked for when it was created; empty: whichever is best."""
-    created = Action.objects.filter(kind="server", row_id=server.pk, command="create_server")
-    return created.values_list("arguments__node", flat=True).first() or ""
-
-
 # Claiming
 
 
 def claim(server: Server) -> bool:
     """Claim a place on the best node that still has room, and write it down in the same transaction."""
-    only, asked = _where(volumes_of(server)), asked_for(server)
+    only = _where(volumes_of(server))
     for _ in range(PLACEMENT_TRIES):
         nodes = _nodes(server)
-        fitting, _verdicts = _choose(nodes, server, only, asked)
+        fitting, _verdicts = _choose(nodes, server, only)
         if not fitting:
             return False
         with transaction.atomic():

@@ -158,11 +158,11 @@ class ServerFlow(ServerChanges):
             return wish
         if untold(server):
             return Then(self.adapt)
-        host = host_of(server)
-        if host.machines.state(server.uuid).phase != Phase.RUNNING:
-            return Then(self.look)
-        readiness = host.machines.readiness(server.uuid)
+        machines = host_of(server).machines
+        readiness = machines.readiness(server.uuid)
         if not readiness.ready:
+            if machines.state(server.uuid).phase != Phase.RUNNING:
+                return Then(self.look)
             return Again(patience(server), readiness.waiting_for)
         server.set(ready_at=Now(), ready_by=list(readiness.by))
         return Then(self.rest)
@@ -386,6 +386,7 @@ def create(
             volume_flow.lock(volumes)
             server.save(force_insert=True)
             action = actions.begin(KIND, server, "create_server", correlation_id, {"node": node} if node else {})
+            server.action_id = action.pk
             Server.objects.filter(pk=server.pk).update(action_id=action.pk)
             for volume in volumes:
                 volume_flow.attach_to_new(volume, server, automount, correlation_id)
