@@ -135,6 +135,12 @@ def test_a_raw_disk_that_is_a_file_system_is_accepted(tmp_path: Path) -> None:
     assert inspect(tmp_path / "d") == Found(Format.RAW, MIB)
 
 
+@pytest.mark.parametrize(("magic", "at"), [(b"XFSB", 0), (b"_BHRfS_M", 0x10040), (b"\xe2\xe1\xf5\xe0", 1024)])
+def test_file_systems_without_a_partition_are_accepted(tmp_path: Path, magic: bytes, at: int) -> None:
+    (tmp_path / "d").write_bytes((bytes(at) + magic).ljust(1 << 20, b"\0"))
+    assert inspect(tmp_path / "d") == Found(Format.RAW, 1 << 20)
+
+
 def test_a_raw_disk_cut_within_a_sector_is_refused(tmp_path: Path) -> None:
     raw = tmp_path / "d"
     raw.write_bytes(bytes(510) + b"\x55\xaa" + bytes(700))

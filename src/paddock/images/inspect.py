@@ -46,7 +46,7 @@ def inspect(path: Path) -> Found:
         size = os.fstat(file.fileno()).st_size
         if not size:
             raise _invalid("the file is empty", "was the upload cut short?")
-        head = file.read(4096)
+        head = file.read(_HEAD)
         if head.startswith(_QCOW2_MAGIC):
             return Found(Format.QCOW2, _qcow2_disk_size(file, head, size))
         if foreign_found := _foreign(file, head, size):
@@ -103,6 +103,11 @@ def _opened(path: Path) -> BinaryIO:
 
 
 _QCOW2_MAGIC = b"QFI\xfb"
+# ext2 to ext4, xfs, btrfs, squashfs, erofs: what a disk without partitions is, whose kernel comes beside it
+_FILE_SYSTEMS = (
+    (b"\x53\xef", 1080), (b"XFSB", 0), (b"_BHRfS_M", 0x10040), (b"hsqs", 0), (b"\xe2\xe1\xf5\xe0", 1024),
+)  # fmt: skip
+_HEAD = 0x10040 + 8  # bytes: as far as the last of these
 _CONVERT = "convert it with `qemu-img convert -O qcow2`"
 _UNPACK = "unpack it first"
 
@@ -156,8 +161,7 @@ def _raw_disk_size(head: bytes, size: int) -> int:
     """A raw disk has no magic; what boots has at least a boot sector's signature or is a file system."""
     boot_sector = head[510:512] == b"\x55\xaa"
     gpt = head[512:520] == b"EFI PART"
-    ext = head[1080:1082] == b"\x53\xef"
-    if not (boot_sector or gpt or ext or head.startswith(b"XFSB")):
+    if not (boot_sector or gpt or any(head[at : at + len(magic)] == magic for magic, at in _FILE_SYSTEMS)):
         raise _invalid(
             "the file is not a disk: it is no qcow2, and has neither a boot sector nor a file system",
             "an image is a disk: qcow2, raw, VMDK, VHDX, VHD or VDI",
