@@ -123,27 +123,35 @@ def launch(
       paddock launch --iso debian-netinst --disk 20G --name template
       paddock launch --from-file set.txt
     """
-    api = api_of(ctx)
+    given, api = locals(), api_of(ctx)
     if from_file and (image or name or count):
         raise typer.BadParameter("--from-file says image, count and group itself: give no IMAGE, --name or --count")
     said = wizard.Wish(image, name, location, node, type, *_size(cpus, memory, disk), several=count is not None)
     if not (image or from_file or iso):
         said = wizard.asked(api, said)
-    common = Order(
-        image={}, server_type={}, name=said.name, count=count or 1, user_data=_user_data(user_data),
-        restart=restart or "no", node=said.node, description=description or "", kernel_args=kernel_args or "",
-        autostart=server_set.turn(autostart, order, delay) or {},
-        labels=tuple(_label(text) for text in label or ()), group=group, role=role, several=said.several,
-        location=said.location, start=not no_start, base=not no_base, firmware=firmware or "", automount=automount,
-        volumes=tuple(int(lookup.find(api, "volumes", ref)["id"]) for ref in volume or ()), iso=_iso(api, iso),
-        placement_group=int(lookup.find(api, "placement_groups", placement_group)["id"]) if placement_group else 0,
-    )  # fmt: skip
-    parts = _lines(from_file, common) if from_file else [(said.image, common)]
-    orders = [_complete(api, ref, order, said.type, said.size) for ref, order in parts]
-    key_ids = () if no_ssh_key else tuple(keys.chosen(api, ssh_key or []))
-    orders = [replace(order, ssh_keys=key_ids) for order in orders]
+    orders = _orders(api, said, given)
     until = follow.Until.ENDED if no_start or (iso and not image) else follow.Until.READY
     _make(api, orders, until, wait=not no_wait, timeout=timeout, output=output, quiet=quiet)
+
+
+def _orders(api: Api, said: wizard.Wish, given: Json) -> list[Order]:
+    """What is to be made: `said`, and all other options as they were given."""
+    group = given["placement_group"]
+    common = Order(
+        image={}, server_type={}, name=said.name, several=said.several, location=said.location, node=said.node,
+        count=given["count"] or 1, user_data=_user_data(given["user_data"]), group=given["group"], role=given["role"],
+        restart=given["restart"] or "no", description=given["description"] or "", start=not given["no_start"],
+        autostart=server_set.turn(given["autostart"], given["order"], given["delay"]) or {},
+        labels=tuple(_label(text) for text in given["label"] or ()), kernel_args=given["kernel_args"] or "",
+        base=not given["no_base"], firmware=given["firmware"] or "", automount=given["automount"],
+        volumes=tuple(int(lookup.find(api, "volumes", ref)["id"]) for ref in given["volume"] or ()),
+        iso=_iso(api, given["iso"]),
+        placement_group=int(lookup.find(api, "placement_groups", group)["id"]) if group else 0,
+    )  # fmt: skip
+    parts = _lines(given["from_file"], common) if given["from_file"] else [(said.image, common)]
+    orders = [_complete(api, ref, order, said.type, said.size) for ref, order in parts]
+    key_ids = () if given["no_ssh_key"] else tuple(keys.chosen(api, given["ssh_key"] or []))
+    return [replace(order, ssh_keys=key_ids) for order in orders]
 
 
 def _make(
