@@ -1,13 +1,16 @@
 """The base configuration in a real Debian: it is in force, and what the user's own data says wins."""
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
+import anyio
 import pytest
+import yaml
 
 from paddock.base import clock
 from paddock.base.errors import PaddockError
@@ -18,9 +21,11 @@ from tests.support_images import built_image
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
+DOCS = Path(__file__).parents[2] / "docs"
 BASE = (files("paddock.cloud") / "base.yaml").read_text()
-# A tenant with files and commands of their own, who swaps more and forwards X11.
-USER_DATA = """#cloud-config
+# A tenant with files and commands of their own, who swaps more and forwards X11; and has whoever opens the console
+# logged in, as our documents say.
+OWN = """#cloud-config
 write_files:
   - {path: /etc/sysctl.d/90-own.conf, content: "vm.swappiness = 77\\n"}
   - {path: /etc/ssh/sshd_config.d/20-own.conf, content: "X11Forwarding yes\\n"}
@@ -28,7 +33,17 @@ runcmd:
   - [sysctl, -q, -p, /etc/sysctl.d/90-own.conf]
   - touch /run/own-command
 """
+AUTOLOGIN = re.findall(r"```yaml\n(#cloud-config\n.*?)```", (DOCS / "into-guests.md").read_text(), re.DOTALL)
 BOOT = 400.0  # seconds for Debian with cloud-init under TCG, on a busy host
+
+
+def user_data() -> str:
+    """Their own, and what the documents say of the console, in one."""
+    merged: dict[str, list[object]] = {}
+    for text in (OWN, *AUTOLOGIN):
+        for key, values in yaml.safe_load(text).items():
+            merged.setdefault(key, []).extend(values)
+    return f"#cloud-config\n{yaml.safe_dump(merged)}"
 
 
 class Debian:
@@ -38,7 +53,7 @@ class Debian:
         image = built_image("debian-12")
         self.host = QemuHypervisor(root / "state", "tcg")
         assert bring(self.host, image.manifest, image.directory).done
-        seed = Seed(instance_id="i-base", hostname="web-1", user_data=USER_DATA, vendor_data=BASE)
+        seed = Seed(instance_id="i-base", hostname="web-1", user_data=user_data(), vendor_data=BASE)
         machine = make_machine(image.manifest, port=free_port()).model_copy(update={"memory_mib": 768, "seed": seed})
         disk = machine.system_disk.model_copy(update={"size": 4 * GIB})
         self.machine = machine.model_copy(update={"system_disk": disk})
@@ -64,6 +79,16 @@ class Debian:
 
     def sh_once(self) -> None:
         self.sh("test -e /var/lib/cloud/instance/boot-finished")
+
+    async def type(self, line: str, answer: str) -> None:
+        """On the serial console, until it answers."""
+        stream = await self.host.streams.console(self.machine.uuid)
+        said = b""
+        async with stream:
+            with anyio.fail_after(60):
+                await stream.send(f"{line}\n".encode())
+                while answer.encode() not in said:
+                    said += await stream.receive()
 
     def close(self) -> None:
         self.host.machines.remove(self.machine.uuid, 99)
@@ -110,3 +135,9 @@ def test_services_run_and_the_root_has_grown(debian: Debian) -> None:
 def test_cloud_init_has_nothing_to_complain_of(debian: Debian) -> None:
     told = json.loads(debian.sh("cloud-init status --format json --wait"))
     assert told["errors"] == [], told
+
+
+def test_the_console_lets_in_as_the_documents_say(debian: Debian) -> None:
+    assert len(AUTOLOGIN) == 1
+    assert "root (automatic login)" in debian.host.streams.console_log(debian.machine.uuid, 2**20)
+    anyio.run(debian.type, "echo it is $(id -un) on $(tty)", "it is root on /dev/ttyS0")
