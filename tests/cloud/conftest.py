@@ -44,6 +44,6 @@ def agent(request: pytest.FixtureRequest, _agents: dict[str, AgentProcess]) -> A
 def cloud(agent: AgentProcess) -> Iterator[Cloud]:
     """A cloud of one node with room for everything, and a ready image."""
     cloud = Cloud(agent)
-    cloud.reset()
+    cloud.begin()
     yield cloud
     cloud.reset()

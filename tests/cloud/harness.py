@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.db import connection
@@ -46,8 +46,8 @@ from tests.support_images import built_image
 from tests.support_ports import free_ports
 
 PATIENCE = 20.0  # seconds until a flow must have come to rest
-# Said in one go: this is done before and after hundreds of tests.
-EMPTY = """
+# Said in one go: this is done after hundreds of tests.
+EMPTY = f"""
 DELETE FROM cloud_volume;
 DELETE FROM cloud_consolesession;
 DELETE FROM cloud_server;
@@ -58,7 +58,7 @@ DELETE FROM cloud_imagecopy;
 DELETE FROM cloud_sshkey;
 DELETE FROM cloud_baseconfiguration;
 DELETE FROM cloud_image WHERE project_id IS NOT NULL OR type NOT IN ('system', 'rescue', 'blank');
-UPDATE cloud_image SET state = 'absent', sha256 = '', manifest = '{}', step = 'rest', next_at = NULL
+UPDATE cloud_image SET state = 'absent', sha256 = '', manifest = '{{}}', step = 'rest', next_at = NULL
   WHERE type IN ('rescue', 'blank');
 UPDATE cloud_image SET state = 'absent', step = 'rest', next_at = NULL WHERE catalogue AND url <> '';
 DELETE FROM cloud_token WHERE project_id IN (SELECT id FROM cloud_project WHERE name <> 'default');
@@ -66,16 +66,30 @@ DELETE FROM cloud_idempotencykey WHERE project_id IN (SELECT id FROM cloud_proje
 DELETE FROM cloud_project WHERE name <> 'default';
 DELETE FROM cloud_node WHERE name <> 'n1';
 DELETE FROM procrastinate_jobs;
+UPDATE cloud_project SET {", ".join(f"limit_{name} = NULL" for name in quota.WORDS)};
 """
+WRITES = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text"  # another after each transaction that wrote
 
 
 class Cloud:
     """What a test needs to act on a cloud and to look at it."""
 
+    _left: ClassVar[tuple[str, str]] = ("", "")  # whose node was last reset, and what had been written by then
+
     def __init__(self, agent: AgentProcess) -> None:
         self.agent = agent
         self.real = agent.driver == "qemu"
         self.ports = free_ports(100) if self.real else range(2200, 2300)
+
+    def begin(self) -> None:
+        """Reset what the test before left, unless nobody has written anything since that was reset itself."""
+        if self._state() != Cloud._left:
+            self.reset()
+
+    def _state(self) -> tuple[str, str]:
+        with connection.cursor() as cursor:
+            cursor.execute(WRITES)
+            return self.agent.url, cursor.fetchone()[0]
 
     def reset(self) -> None:
         """Back to one node, one image, nothing else: rows here, machines there."""
@@ -86,7 +100,6 @@ class Cloud:
             self.host().volumes.remove_volume(uuid, 2**40)
         with connection.cursor() as cursor:
             cursor.execute(EMPTY)
-        Project.objects.update(**{f"limit_{name}": None for name in quota.WORDS})
         Node.objects.filter(name="n1").update(
             url=self.agent.url, state="up", problem="", cpus=1000, memory_mib=10**7, disk_gib=10**6, claimed_cpus=0,
             claimed_memory_mib=0, claimed_disk_gib=0, last_number=0, last_placed=0, ssh_ports=100,
@@ -94,7 +107,8 @@ class Cloud:
             facts={"accelerator": "tcg"},
             settings={"cpus": 1000, "memory_mib": 10**7, "disk_gib": 10**6, "shared": True},
         )  # fmt: skip
-        make_image_ready(real=self.real)
+        _give_content("tiny", real=self.real)
+        Cloud._left = self._state()
 
     @property
     def node(self) -> Node:
@@ -229,13 +243,15 @@ def _is_due(row: Living) -> bool:
 
 def make_image_ready(name: str = "tiny", *, real: bool = False) -> Image:
     """Give the catalogue's image a content: one that boots, or one that only the fake accepts."""
-    row = Image.objects.get(project=None, name=name)
+    _give_content(name, real=real)
+    return Image.objects.get(project=None, name=name)
+
+
+def _give_content(name: str, *, real: bool) -> None:
     manifest = _real_image(name) if real else _fake_image(name)
-    Image.objects.filter(pk=row.pk).update(
+    Image.objects.filter(project=None, name=name).update(
         state="ready", sha256=manifest.sha256, manifest=manifest.model_dump(mode="json"), next_at=None, step="rest"
     )
-    row.refresh_from_db()
-    return row
 
 
 def make_image(name: str, kind: str, *roles: Role, **about: Any) -> Image:
