@@ -76,7 +76,7 @@ mkdir -p "$1/root/.ssh"
 cp /root-key "$1/root/.ssh/authorized_keys"
 chmod 700 "$1/root/.ssh"
 chmod 600 "$1/root/.ssh/authorized_keys"
-printf 'disable_root: false\\n' > "$1/etc/cloud/cloud.cfg.d/50_root.cfg"
+printf 'disable_root: false\\nlocale: C.UTF-8\\n' > "$1/etc/cloud/cloud.cfg.d/50_root.cfg"
 printf 'auto lo\\niface lo inet loopback\\nsource /etc/network/interfaces.d/*\\n' > "$1/etc/network/interfaces"
 """
 

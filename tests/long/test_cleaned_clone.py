@@ -32,7 +32,6 @@ LOOK = r"""
 cd /
 grep -rlsE '(history|temporary|log|user-key|stranger)-of-alpha' root home tmp var/log var/tmp etc
 grep -rlsw alpha etc var/lib/cloud var/lib/dhcp var/lib/systemd var/lib/NetworkManager
-ls root/ran-on-alpha 2> /dev/null
 grep '^bob:[$]' etc/shadow
 exit 0
 """
