@@ -142,7 +142,10 @@ class Cloud:
 
     def _tick(self, action: Json) -> None:
         id = action["resources"][0]["id"]
-        if action["command"] == "create_server":
+        if action["command"] == "create_server" and id not in self.servers:
+            gone = {"code": "conflict", "message": "the server was deleted before this was done"}
+            action.update(status="error", error=gone)
+        elif action["command"] == "create_server":
             self._creation(action, self.servers[id])
         elif time.monotonic() - action["_start"] >= action["_seconds"]:
             action.update(status="success", progress=100, finished=_now())

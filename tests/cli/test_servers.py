@@ -179,3 +179,9 @@ def test_a_state_of_ours_is_shown_found_and_answered(paddock: Shell, cloud: Clou
     assert "Status:       hibernated\n" in paddock.ok("server", "show", "b")
     assert "a is paused" in paddock.fails("ssh", "a")
     assert json.loads(paddock.ok("inventory"))["all"]["hosts"] == ["c"]
+
+
+def test_a_state_that_there_is_not_is_refused_at_once(paddock: Shell, cloud: Cloud) -> None:
+    said = paddock.fails("ls", "--status", "pausd", code=2)
+    assert "'--status': 'pausd' is not one of 'running', 'off', 'paused'" in said
+    assert not cloud.requests

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import typer
+from rich.text import Text
 
 from paddock.cli.client import Json
 from paddock.cli.output import stderr
@@ -19,7 +20,7 @@ def menu(title: str, things: Sequence[Json], shown: Callable[[Json], str]) -> Js
     console = stderr()
     console.print(f"{title}:")
     for number, thing in enumerate(things, 1):
-        console.print(f"  {number}) {shown(thing)}")
+        console.print(Text(f"  {number}) {shown(thing)}"), no_wrap=True, overflow="ellipsis", soft_wrap=False)
     named = {str(thing["name"] or thing["id"]): thing for thing in things}
     while True:
         answer = str(typer.prompt("Which", default="1", err=True)).strip()
@@ -27,7 +28,12 @@ def menu(title: str, things: Sequence[Json], shown: Callable[[Json], str]) -> Js
             return things[int(answer) - 1]
         if answer in named:
             return named[answer]
-        console.print(f"say a number from 1 to {len(things)}, or a name")
+        remark(f"say a number from 1 to {len(things)}, or a name")
+
+
+def remark(text: str) -> None:
+    """Say something about an answer, in words that are not cut in two."""
+    stderr().print(text, soft_wrap=False)
 
 
 def confirm_by_name(name: str, what: str) -> bool:

@@ -2,18 +2,18 @@
 
 import os
 import shlex
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from paddock.base.errors import Invalid, PaddockError, Refused
+from paddock.base.errors import PaddockError, Refused
 from paddock.base.run import attended
 from paddock.cli import ask
 from paddock.cli.client import Json
 from paddock.cli.fail import report
+from paddock.cli.given import text_of
 from paddock.cli.output import Format, Output, printable, show_json, stdout
 from paddock.cli.session import api_of
 
@@ -49,7 +49,11 @@ def replace(
     Examples:
       paddock base set -f base.yaml
     """
-    _told(api_of(ctx).put("/admin/v1/base", {"text": _read(file)})["base"], "the base configuration is changed", output)
+    _told(
+        api_of(ctx).put("/admin/v1/base", {"text": text_of(file, "file")})["base"],
+        "the base configuration is changed",
+        output,
+    )
 
 
 @app.command("edit")
@@ -70,7 +74,7 @@ def edit(ctx: typer.Context) -> None:
         file.write_text(before, encoding="utf-8")
         while True:
             attended([*shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or EDITOR), file])
-            text = _read(str(file))
+            text = text_of(str(file), "file")
             if text == before:
                 stdout().print("nothing is changed")
                 return
@@ -99,13 +103,3 @@ def _told(base: Json, said: str, output: Format) -> None:
         show_json(base)
     else:
         stdout().print(f"{said}; {LATER}")
-
-
-def _read(path: str) -> str:
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        return data.decode("utf-8")
-    except OSError as e:
-        raise Invalid(f"{path} can't be read: {e.strerror}", field="file") from e
-    except UnicodeDecodeError as e:
-        raise Invalid(f"{path} is not UTF-8: byte {e.start} is {e.object[e.start]:#x}", field="file") from e

@@ -8,6 +8,7 @@ import typer
 from paddock.base.errors import Conflict, Invalid, NameTaken
 from paddock.cli import ask, keys, lookup, names, server_set
 from paddock.cli.client import Api, Json
+from paddock.cli.given import text_of
 from paddock.cli.output import Format, Output, show_json, stdout
 from paddock.cli.server import PANEL, Server, app
 from paddock.cli.session import api_of
@@ -48,7 +49,7 @@ def rebuild(
     _confirm_loss(str(thing["name"]), yes)
     body: Json = {"image": source["id"]}
     if user_data:
-        body["user_data"] = _text(user_data)
+        body["user_data"] = text_of(str(user_data), "user_data")
     answer = _act(api, thing, "rebuild", body)
     done = f"is rebuilt from {source['name'] or source['description']}"
     until_done(api, str(thing["name"]), answer["action"], done, wait=not no_wait, output=output)
@@ -62,13 +63,6 @@ def _confirm_loss(name: str, yes: bool) -> None:
         raise Conflict(f"this would lose all data on {name}'s system disk", hint="if you mean it: --yes")
     if not ask.confirm_by_name(name, f"All data on the system disk of {name} is lost."):
         raise Conflict(f"that is not its name: {name} stays as it is")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise Invalid(f"{path} can't be read: {e}", field="user_data") from e
 
 
 def _password(answer: Json, output: Format) -> None:

@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 import typer
 from typer.completion import shell_complete
 
+Shell = Literal["bash", "zsh", "fish"]
 COMPLETE = "_PADDOCK_COMPLETE"  # what the shells' scripts ask us by
 
 
 def completion(
     ctx: typer.Context,
-    shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(help="Your shell.", show_default=False)],
+    shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.", show_default=False)],
 ) -> None:
     """Print what teaches a shell to complete commands and names of servers with the Tab key.
 

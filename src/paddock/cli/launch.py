@@ -1,6 +1,5 @@
 """`paddock launch`: from nothing but an image to a server one can log in to, with every step shown on the way."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from paddock.cli import follow, keys, lookup, names, progress, server, server_se
 from paddock.cli.amounts import gigabytes_of
 from paddock.cli.client import Api, Json
 from paddock.cli.fail import report
+from paddock.cli.given import text_of
 from paddock.cli.output import Format, Output, Quiet, duration, show_json, stderr, stdout
 from paddock.cli.session import api_of
 from paddock.cli.state import state_of
@@ -139,7 +139,8 @@ def _orders(api: Api, said: wizard.Wish, given: Json) -> list[Order]:
     group = given["placement_group"]
     common = Order(
         image={}, server_type={}, name=said.name, several=said.several, location=said.location, node=said.node,
-        count=given["count"] or 1, user_data=_user_data(given["user_data"]), group=given["group"], role=given["role"],
+        count=given["count"] or 1, user_data=text_of(given["user_data"], "user_data"),
+        group=given["group"], role=given["role"],
         restart=given["restart"] or "no", description=given["description"] or "", start=not given["no_start"],
         autostart=server_set.turn(given["autostart"], given["order"], given["delay"]) or {},
         labels=tuple(_label(text) for text in given["label"] or ()), kernel_args=given["kernel_args"] or "",
@@ -195,9 +196,9 @@ def _create(api: Api, order: Order, name: str) -> Json:
     for _ in range(TRIES):
         try:
             return api.post("/v1/servers", order.body(name))
-        except NameTaken:
+        except NameTaken as error:
             if order.name and not order.several:
-                raise
+                raise NameTaken(error.message, hint=f"choose another --name, or: paddock rm {name}") from error
             name = _names(replace(order, count=1), {name})[0]
     raise NameTaken("no free name was found", field="name", hint="choose one with --name")
 
@@ -246,16 +247,15 @@ def _server_type(api: Api, ref: str, image: Json, wanted: tuple[int, float, floa
     for candidate in types:
         if candidate["cores"] >= cores and candidate["memory"] >= memory and candidate["disk"] >= disk:
             return candidate
-    raise Invalid(
-        f"no server type has {cores or 1} CPUs, {memory:g} GB memory and {disk:g} GB disk",
-        field="server_type", hint="`paddock type list` shows them",
-    )  # fmt: skip
+    asked = ((cores, "CPUs"), (memory, "GB memory"), (disk, "GB disk"))
+    said = " and ".join(f"{amount:g} {what}" for amount, what in asked if amount)
+    raise Invalid(f"no server type has {said}", hint="`paddock type list` shows them")
 
 
 def _lines(path: str, common: Order) -> list[tuple[str, Order]]:
     """The file's sets, one a line: image:count:group:role; all but the image may be empty."""
     orders = []
-    for number, line in enumerate(_text(path, "from_file").splitlines(), 1):
+    for number, line in enumerate(text_of(path, "from_file").splitlines(), 1):
         text = line.partition("#")[0].strip()
         if not text:
             continue
@@ -279,20 +279,6 @@ def _iso(api: Api, ref: str) -> str:
             hint = f"that is a file: `paddock iso import {ref}` brings it, and says what it is called"
             raise NotFound(error.message, hint=hint) from error
         raise
-
-
-def _user_data(path: str) -> str:
-    return _text(path, "user_data") if path else ""
-
-
-def _text(path: str, field: str) -> str:
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        return data.decode("utf-8")
-    except OSError as e:
-        raise Invalid(f"{path} can't be read: {e.strerror}", field=field) from e
-    except UnicodeDecodeError as e:
-        raise Invalid(f"{path} is not UTF-8: byte {e.start} is {e.object[e.start]:#x}", field=field) from e
 
 
 def _label(text: str) -> tuple[str, str]:
@@ -337,7 +323,7 @@ def _interrupted(jobs: Sequence[follow.Job]) -> None:
 def _report(jobs: Sequence[follow.Job]) -> None:
     for job in jobs:
         if job.problem:
-            report(PaddockError(f"{job.label}: {job.problem}", hint=job.hint or _look_closer(job.label)))
+            report(PaddockError(f"{job.label}: {job.problem}", hint=job.hint or _look_closer(job)))
 
 
 def _show_json(jobs: Sequence[follow.Job], answers: Sequence[Json], *, several: bool) -> None:
@@ -347,7 +333,11 @@ def _show_json(jobs: Sequence[follow.Job], answers: Sequence[Json], *, several: 
         show_json(shown if several else shown[0])
 
 
-def _look_closer(name: str) -> str:
+def _look_closer(job: follow.Job) -> str:
+    """Where more is to be seen of what failed; nowhere, if it is gone."""
+    if job.thing is None:
+        return ""
+    name = job.label
     return f"`paddock server timeline {name}` shows how far it came, `paddock server log {name}` what it printed"
 
 

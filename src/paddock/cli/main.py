@@ -210,7 +210,8 @@ def _usage(error: typer.TyperException) -> int:
         return 2
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "paddock"
-    said = error.format_message().removeprefix("Invalid value: ").replace("Value error, ", "").rstrip(".")
+    text = re.sub(r"\s+", " ", error.format_message())
+    said = text.removeprefix("Invalid value: ").replace("Value error, ", "").rstrip(".")
     typed = re.match("No such command '([^']+)'", said) if context and context.parent is None else None
     say(said, words.ELSEWHERE.get(typed[1] if typed else "") or f"{path} --help")
     return error.exit_code

@@ -28,6 +28,7 @@ ESCAPES = re.compile(
 STYLES = {
     "running": "green", "ready": "green", "success": "green", "up": "green", "done": "green", "yes": "green",
     "off": "dim", "absent": "dim", "error": "red", "failed": "red", "down": "red", "unknown": "red",
+    "paused": "yellow", "hibernated": "dim",
 }  # fmt: skip
 
 

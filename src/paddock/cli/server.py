@@ -23,7 +23,7 @@ from paddock.cli.output import (
     show_rows,
 )
 from paddock.cli.session import api_of
-from paddock.cli.state import state_of
+from paddock.cli.state import State, state_of
 from paddock.cli.wait import NoWait, until_done
 
 PANEL = "Servers"
@@ -95,7 +95,7 @@ STEPS = (
 def list_servers(
     ctx: typer.Context,
     group: Annotated[str, typer.Option("-g", "--group", help="Only of this group.")] = "",
-    status: Annotated[str, typer.Option("-s", "--status", help="Only with this status: running, off, paused …")] = "",
+    status: Annotated[State | None, typer.Option("-s", "--status", help="Only in this state.")] = None,
     selector: Annotated[str, typer.Option("-l", "--selector", help="Only with these labels: env=prod.")] = "",
     output: Output = Format.TABLE,
     quiet: Quiet = False,
@@ -107,7 +107,7 @@ def list_servers(
       paddock ls --status running --group pf1
       paddock ls -q -l env=prod
     """
-    asked = {"label_selector": selector, "x_status": status, "sort": "id:asc"}
+    asked = {"label_selector": selector, "x_status": status or "", "sort": "id:asc"}
     found = api_of(ctx).list("/v1/servers", {k: v for k, v in asked.items() if v})
     show_rows([s for s in found if not group or s.get("x_group") == group], COLUMNS, output, quiet=quiet)
 

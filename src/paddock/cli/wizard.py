@@ -72,7 +72,7 @@ def asked(api: Api, wish: Wish) -> Wish:
     wish = replace(wish, name=wish.name or _name(api, wish))
     wish = _sized(api, wish, float(image.get("disk_size") or 0))
     console = stderr()
-    console.print(NETWORK)
+    ask.remark(NETWORK)
     console.print(f"your answers:  {command_line(wish)}")
     return wish
 
@@ -119,9 +119,9 @@ def _name(api: Api, wish: Wish) -> str:
     while True:
         name = str(typer.prompt("Name (a-z 0-9 - .)", default=proposal, err=True)).strip()
         if not names.VALID.fullmatch(name):
-            stderr().print("a name has a-z, 0-9, - and . only, such as web-1 or db.example.com")
+            ask.remark("a name has a-z, 0-9, - and . only, such as web-1 or db.example.com")
         elif not wish.several and api.list("/v1/servers", {"name": name}):
-            stderr().print(f"there is already a server {name}")
+            ask.remark(f"there is already a server {name}")
         else:
             return name
 
@@ -157,7 +157,7 @@ def _amount(size: _Size, types: Sequence[Json]) -> float:
         amount = size.parse(str(typer.prompt(f"{size.title} ({listed})", default=default, err=True)).strip())
         if amount in choices:
             return amount
-        stderr().print(f"there are: {listed}")
+        ask.remark(f"there are: {listed}")
 
 
 def _image(image: Json) -> str:

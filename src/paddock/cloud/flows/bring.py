@@ -23,7 +23,8 @@ def built(image: Image) -> Again | None:
     if image.state == "ready":
         return None
     if image.state == "failed":
-        raise Refused(f"{image.title} can't be used: {image.problem}")
+        why = image.problem
+        raise Refused(why if why.startswith(image.title) else f"{image.title} can't be used: {why}")
     images.want(image)
     return Again(0.5, f"{image.title}: {image.doing or 'waiting to be built'} ({image.percent} %)")
 
