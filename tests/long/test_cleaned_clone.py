@@ -69,10 +69,6 @@ def test_a_clone_of_a_cleaned_debian_is_a_system_of_its_own(
     ), "what was installed is gone, or its own user data was not run"
     assert int(cloud.ssh(beta, "df -k --output=size / | tail -n 1")) > 18 * 1024**2, "it did not grow to the disk"
     assert cloud.ssh(beta, "systemctl --failed --plain --no-legend") == ""
-
-    cloud.done(cloud.power(beta["id"], "shutdown"), 300)
-    cloud.done(cloud.power(alpha["id"], "poweron"))
-    assert _same_but_seed(identity(cloud, cloud.ready(alpha["id"], BOOT))) == _same_but_seed(before)
     cloud.remove(alpha["id"], beta["id"])
     cloud.nothing_left()
 
@@ -84,8 +80,3 @@ def _debian(cloud: Stack, name: str, image: str) -> dict[str, Any]:
     server = cloud.ready(created, BOOT)
     cloud.ssh(server, "cloud-init status --wait > /dev/null", BOOT)
     return server
-
-
-def _same_but_seed(found: dict[str, str]) -> dict[str, str]:
-    """A system's random seed is a new one at each boot."""
-    return {what: value for what, value in found.items() if what != "random seed"}
