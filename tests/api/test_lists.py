@@ -1,6 +1,5 @@
 """Lists: pages, order and filters; the number of queries, and how long one takes."""
 
-import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +7,6 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from paddock.base import clock
 from paddock.cloud.models import Action, Event, Image, Node, PlacementGroup, Server, ServerType, SSHKey, Volume
 from tests.agent.process import AgentProcess
 from tests.api.caller import Caller
@@ -16,7 +14,6 @@ from tests.cloud.harness import Cloud
 
 MANY = 10_000
 MOST_QUERIES = 10  # token, count, page, images, nodes, server types, volumes, ISOs, placement groups, who is in them
-ENOUGH_SECONDS = 0.1  # 25 ms where nothing else runs: `make bench` holds it to that; tests share their machine
 
 
 def servers(cloud: Cloud, count: int) -> None:
@@ -173,8 +170,6 @@ def test_a_page_among_ten_thousand(cloud: Cloud) -> None:
     with CaptureQueriesContext(connection) as many:
         assert len(ask.ok("GET", "/v1/servers?per_page=50")["servers"]) == 50
     assert len(few) == len(many) == MOST_QUERIES, [q["sql"][:100] for q in many.captured_queries]
-    ask.judges = False
-    assert statistics.median(_seconds(ask) for _ in range(15)) < ENOUGH_SECONDS
 
 
 @pytest.mark.parametrize("path", ["/v1/volumes", "/v1/placement_groups", "/v1/images?type=snapshot", "/v1/isos",
@@ -209,9 +204,3 @@ def _more_of_everything(cloud: Cloud, name: str) -> None:
         SSHKey.objects.create(project=project, name=f"{name}{n}", public_key="x", fingerprint=f"{name}{n}")
         if n < 3:
             PlacementGroup.objects.create(project=project, name=f"{name}{n}")
-
-
-def _seconds(ask: Caller) -> float:
-    start = clock.monotonic()
-    ask.ok("GET", "/v1/servers?per_page=50&page=100")
-    return clock.monotonic() - start

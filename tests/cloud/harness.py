@@ -279,7 +279,9 @@ def _publish_fake(name: str, roles: tuple[Role, ...]) -> ImageManifest:
     for role, path in files.items():
         path.write_bytes(hashlib.sha256(f"{name} {role}".encode()).digest() * 64)
     size = GIB if Role.DISK in roles else 0
-    return ImageStore(settings.STATE.images).publish(files, name=name, disk_size=size)
+    return ImageStore(settings.STATE.images).publish(
+        files, name=name, disk_size=size, guest_agent=True, cloud_init=True
+    )
 
 
 @cache

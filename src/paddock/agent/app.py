@@ -86,8 +86,8 @@ class Answers:
     def remove(self, call: Call) -> None:
         self._machines.remove(call.machine, call.epoch)
 
-    def power(self, call: Call) -> None:
-        self._machines.power(call.machine, call.parsed(PowerRequest).power, call.epoch)
+    def power(self, call: Call) -> MachineState:
+        return self._machines.power(call.machine, call.parsed(PowerRequest).power, call.epoch)
 
     def hibernate(self, call: Call) -> Progress:
         return self._machines.hibernate(call.machine, call.epoch)

@@ -16,6 +16,7 @@ from paddock.api.admin import nodes as admin_nodes
 from paddock.api.admin import projects as admin_projects
 from paddock.api.admin import server_types as admin_server_types
 from paddock.api.admin import servers as admin_servers
+from paddock.api.admin import warm as admin_warm
 from paddock.api.auth import Bearer, Operator
 from paddock.api.errors import install, invalid, no_route, reply
 from paddock.api.v1.common import Reply
@@ -78,7 +79,16 @@ for part in (
     x_base,
 ):
     api.add_router("/x/v1", part.router, auth=Bearer())
-for part in (admin_nodes, admin_servers, admin_server_types, admin_images, admin_catalogue, admin_projects, admin_base):
+for part in (
+    admin_nodes,
+    admin_servers,
+    admin_server_types,
+    admin_images,
+    admin_catalogue,
+    admin_warm,
+    admin_projects,
+    admin_base,
+):
     api.add_router("/admin/v1", part.router, auth=Operator())
 
 

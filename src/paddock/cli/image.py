@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from paddock.cli import arrival, catalogue, follow, lookup, progress
+from paddock.cli import arrival, catalogue, follow, image_warm, lookup, progress
 from paddock.cli.client import Json
 from paddock.cli.fail import say
 from paddock.cli.output import (
@@ -28,6 +28,7 @@ Image = Annotated[str, typer.Argument(metavar="IMAGE", help="Name or id.", show_
 
 app = typer.Typer(no_args_is_help=True, help="Images: what servers are made from.")
 catalogue.register(app)
+image_warm.register(app)
 
 
 def label_of(image: Json) -> str:

@@ -45,6 +45,7 @@ class Order:
     placement_group: int = 0
     start: bool = True
     base: bool = True
+    warm: bool = True
     firmware: str = ""
     iso: str = ""
     node: str = ""
@@ -66,6 +67,8 @@ class Order:
             wanted |= {"volumes": list(self.volumes), "automount": self.automount}
         if not self.base:
             wanted["x_base_config"] = False
+        if not self.warm:
+            wanted["x_warm"] = False
         return {k: v for k, v in wanted.items() if v != ""}
 
 
@@ -105,6 +108,7 @@ def launch(
     iso: Annotated[str, typer.Option(help="A CD in its drive; without IMAGE, onto an empty disk.")] = "",
     firmware: Firmware = None,
     no_base: Annotated[bool, typer.Option("--no-base", help="Without the cloud's base configuration.")] = False,
+    no_warm: Annotated[bool, typer.Option("--no-warm", help="Boot it, even if a warm image is there.")] = False,
     no_start: Annotated[bool, typer.Option("--no-start", help="Create it, but leave it off.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Return when it is accepted.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait until ready.")] = READY,
@@ -145,6 +149,7 @@ def _orders(api: Api, said: wizard.Wish, given: Json) -> list[Order]:
         autostart=server_set.turn(given["autostart"], given["order"], given["delay"]) or {},
         labels=tuple(_label(text) for text in given["label"] or ()), kernel_args=given["kernel_args"] or "",
         base=not given["no_base"], firmware=given["firmware"] or "", automount=given["automount"],
+        warm=not given["no_warm"],
         volumes=tuple(int(lookup.find(api, "volumes", ref)["id"]) for ref in given["volume"] or ()),
         iso=_iso(api, given["iso"]),
         placement_group=int(lookup.find(api, "placement_groups", group)["id"]) if group else 0,
@@ -363,7 +368,7 @@ def _tell(job: follow.Job, answer: Json, wait: bool) -> None:
     elif job.until is follow.Until.ENDED:
         console.print(f"{label} is created and off; start it with: paddock start {job.label}")
     else:
-        console.print(f"{label} is {ready_by(job.readiness)}")
+        console.print(f"{label} is {ready_by(job.readiness)}{begun(thing)}")
         console.print(f"log in:  paddock ssh {job.label}")
         if ssh := thing.get("x_ssh"):
             console.print(f"    or:  ssh -p {ssh['port']} {ssh['user']}@{ssh['host']}")
@@ -374,3 +379,10 @@ def ready_by(readiness: Json) -> str:
     by = "+".join(map(str, readiness.get("by") or []))
     after = readiness.get("after_seconds")
     return f"ready{f' by {by}' if by else ''}{f' after {duration(after)}' if after is not None else ''}"
+
+
+def begun(server: Json) -> str:
+    """How it began, where there is something to say of that."""
+    if server.get("x_began") == "warm":
+        return ", from a warm image"
+    return f"; it booted: {server['x_not_warm']}" if server.get("x_not_warm") and server.get("x_warm") else ""

@@ -22,7 +22,7 @@ NoWait = Annotated[bool, typer.Option("--no-wait", help="Return when it is accep
 
 def until_done(
     api: Api, label: str, action: Json, done: str, *, wait: bool = True, output: Format = Format.TABLE,
-    quiet: bool = False,
+    quiet: bool = False, patience: float = PATIENT,
 ) -> None:  # fmt: skip
     """Follow an action to its end and print `<label> <done>`. Raises typer.Exit(1) when it failed, 130 on Ctrl-C."""
     if not wait:
@@ -31,7 +31,7 @@ def until_done(
         return
     job = follow.Job(label, action, collection="actions")
     try:
-        follow.follow(api, [job], progress.view(f"Waiting until {label} {done}"), PATIENT)
+        follow.follow(api, [job], progress.view(f"Waiting until {label} {done}"), patience)
     except KeyboardInterrupt:
         say(f"stopped waiting; it goes on: {label}", f"`paddock action show {action['id']}` shows how far it is")
         raise typer.Exit(130) from None

@@ -66,8 +66,9 @@ class Machines(Protocol):
         """Define the machine, or change its definition. Its disks must exist; if it runs, it changes at the next
         start."""
 
-    def power(self, machine: UUID, power: Power, epoch: int) -> None:
-        """Change its power; ON returns when QEMU runs. Raises NotFound, PortTaken, Refused (with QEMU's last words)."""
+    def power(self, machine: UUID, power: Power, epoch: int) -> MachineState:
+        """Change its power, and say how it is then; ON returns when QEMU runs. Raises NotFound, PortTaken, Refused
+        (with QEMU's last words)."""
 
     def hibernate(self, machine: UUID, epoch: int) -> Progress:
         """Write its memory and the state of its devices to a file of its own, then end it; ask again until done. Power

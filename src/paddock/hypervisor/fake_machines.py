@@ -46,6 +46,7 @@ class FakeMachines:
                 accelerator=Accelerator.TCG, accelerator_reason="nothing is run at all", hypervisor="fake",
                 use=host.use(),
                 boot_id=host.boot_id, no_nested="", huge_pages_mib=host.memory_mib // 4, dedicated_cpus=host.cpus - 1,
+                warm=tuple(host.warm_kept.values()),
             )  # fmt: skip
 
     def ensure(self, machine: Machine, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
@@ -64,7 +65,7 @@ class FakeMachines:
             if fake.saved.machine != machine:
                 host.keep(fake, machine=machine)
 
-    def power(self, machine: UUID, power: Power, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
+    def power(self, machine: UUID, power: Power, epoch: int) -> MachineState:  # noqa: ARG002 - the fence keeps epochs
         host = self._host
         with host.faults.around("power", machine), host.changed:
             fake = host.find(machine)
@@ -79,6 +80,7 @@ class FakeMachines:
             elif fake.on and (power is Power.OFF or self._obeys(fake)):
                 why = "powered off" if power is Power.OFF else "the guest shut down"
                 host.turn_off(fake, Phase.OFF, why)
+            return fake.saved.state()
 
     def _obeys(self, fake: Fake) -> bool:
         return fake.saved.phase is Phase.RUNNING and not self._host.faults.shutdown_ignored

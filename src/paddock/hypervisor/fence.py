@@ -214,9 +214,9 @@ class FencedMachines:
         with self._gate.change(machine.uuid, epoch):
             self._inner.ensure(machine, epoch)
 
-    def power(self, machine: UUID, power: Power, epoch: int) -> None:
+    def power(self, machine: UUID, power: Power, epoch: int) -> MachineState:
         with self._gate.change(machine, epoch):
-            self._inner.power(machine, power, epoch)
+            return self._inner.power(machine, power, epoch)
 
     def hibernate(self, machine: UUID, epoch: int) -> Progress:
         with self._gate.change(machine, epoch):

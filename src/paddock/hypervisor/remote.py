@@ -244,9 +244,10 @@ class RemoteMachines:
     def ensure(self, machine: Machine, epoch: int) -> None:
         self._link.send("PUT", _of(machine.uuid), machine, epoch)
 
-    def power(self, machine: UUID, power: Power, epoch: int) -> None:
+    def power(self, machine: UUID, power: Power, epoch: int) -> MachineState:
         wait = WAKE_SECONDS if power in (Power.ON, Power.ON_PAUSED, Power.RESUME) else 0
-        self._link.send("POST", _of(machine, "/power"), PowerRequest(power=power), epoch, wait=wait)
+        path = _in_epoch(_of(machine, "/power"), epoch)
+        return self._link.ask(MachineState, "POST", path, PowerRequest(power=power), wait=wait)
 
     def hibernate(self, machine: UUID, epoch: int) -> Progress:
         return self._link.ask(Progress, "POST", _in_epoch(_of(machine, "/hibernate"), epoch), wait=GUEST_SECONDS)

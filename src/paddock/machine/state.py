@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from paddock.machine.spec import Frozen
-from paddock.machine.warm import Start
+from paddock.machine.warm import Start, WarmImage
 
 
 class Phase(StrEnum):
@@ -90,6 +90,7 @@ class HostFacts(Frozen):
     dedicated_cpus: int = 0  # how many CPUs can belong to one machine each
     use: NodeUse = NodeUse()
     boot_id: str = ""  # another one after each start of the host; empty: not known
+    warm: tuple[WarmImage, ...] = ()  # what machines can start from here
 
 
 class Change(Frozen):

@@ -69,3 +69,8 @@ def too_small(disk: int) -> str:
 def _names_host_keys(user_data: str) -> bool:
     """Then cloud-init must be done before SSH answers."""
     return any(word in user_data for word in ("ssh_keys:", "ssh_deletekeys:", "ssh_genkeytypes:"))
+
+
+def scope_of(project: int | None) -> str:
+    """Whose machines share a warm image: memory is never shared by projects unless it came from a public image."""
+    return "public" if project is None else f"project-{project}"

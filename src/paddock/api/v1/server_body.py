@@ -93,6 +93,7 @@ class CreateServer(Body):
     x_autostart: Autostart = Autostart()
     x_iso: IdOrName | None = None  # in its CD drive; without an image its disk is empty, and the CD is booted
     x_firmware: Literal["bios", "uefi"] | None = None  # left out: as its image says
+    x_warm: StrictBool = True  # may begin from the memory of a guest that has booted already
     x_base_config: StrictBool = True  # the cloud's base configuration beneath its user data
 
     def check_supported(self) -> None:

@@ -106,6 +106,9 @@ class ServerReply(Reply):
     x_in_rescue: bool
     x_generation: int
     x_base_config: bool
+    x_warm: bool
+    x_began: str  # how its disk's first start began: warm, from a warm image, or cold; empty: not yet
+    x_not_warm: str  # why that was a cold one
     x_firmware: str | None
 
 
@@ -185,6 +188,9 @@ def _shown(server: Server, shared: Shared) -> ServerReply:
         x_in_rescue=server.in_rescue,
         x_generation=server.generation,
         x_base_config=server.base_config,
+        x_warm=server.warm,
+        x_began=server.began,
+        x_not_warm=server.not_warm,
         x_firmware=server.firmware or None,
     )
 

@@ -134,6 +134,7 @@ def _new(request: HttpRequest, body: CreateServer) -> tuple[Server, str | None]:
         iso=None if body.x_iso is None else iso_of(request, body.x_iso),
         firmware=body.x_firmware or "",
         base_config=body.x_base_config,
+        warm=body.x_warm,
         password_hash=password_hash,
     )
     return server, password

@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 
 from paddock.base.errors import Conflict, InUse, NotFound, PaddockError, Protected, Refused
 from paddock.cloud.flows import actions, origin, prune
-from paddock.cloud.flows.engine import Flow, from_now, register, wake
+from paddock.cloud.flows.engine import from_now, register, wake
 from paddock.cloud.flows.image_files import (
     IMAGE,
     about_of,
@@ -27,6 +27,7 @@ from paddock.cloud.flows.image_files import (
     remove_files,
     upload_of,
 )
+from paddock.cloud.flows.image_warm import ImageWarm
 from paddock.cloud.flows.steps import Again, Done, Gone, Next, Then, step
 from paddock.cloud.models import Action, Image, ImageCopy, Server
 from paddock.cloud.nodes import hypervisor
@@ -61,7 +62,7 @@ def want(image: Image) -> None:
 
 
 @register
-class ImageFlow(Flow[Image]):
+class ImageFlow(ImageWarm):
     """Steps of an image."""
 
     kind = IMAGE
@@ -233,7 +234,7 @@ class ImageFlow(Flow[Image]):
 
     def failed(self, image: Image, error: PaddockError) -> Next[Image]:
         """Say why; asking for it again tries again."""
-        if image.step in ("look", "await_look", "shed"):  # nothing is wrong with it
+        if image.step in ("look", "await_look", "shed", "warm", "cool"):  # nothing is wrong with it
             return Then(self.rest)
         image.set(state="ready" if image.sha256 else "failed", problem=error.message, doing="")
         if image.step in ("fetch", "await_fetched", "take_in") and (image.url or image.uuid):

@@ -82,7 +82,7 @@ def ask_look(image: Image, correlation_id: str, project_id: int) -> Action:
     """Have its publisher asked whether there is something newer. Raises Conflict for one that nobody publishes, or that
     is busy."""
     _refuse_unpublished(image)
-    return _ask(image, "look_image", "look", LOOK_SECONDS, correlation_id, project_id)
+    return ask(image, "look_image", "look", LOOK_SECONDS, correlation_id, project_id)
 
 
 def ask_refresh(image: Image, correlation_id: str, project_id: int) -> Action:
@@ -91,7 +91,7 @@ def ask_refresh(image: Image, correlation_id: str, project_id: int) -> Action:
     _refuse_unpublished(image)
     if image.state != "ready":
         raise Conflict(f"image {image.name} is {image.state}", hint="it is fetched when it is first used, or built")
-    return _ask(image, "refresh_image", "fetch", FETCH_SECONDS, correlation_id, project_id)
+    return ask(image, "refresh_image", "fetch", FETCH_SECONDS, correlation_id, project_id)
 
 
 def ask_shed(images: Iterable[Image], everything: bool, correlation_id: str, project_id: int) -> list[Action]:
@@ -100,7 +100,7 @@ def ask_shed(images: Iterable[Image], everything: bool, correlation_id: str, pro
     for image in images:
         try:
             found.append(
-                _ask(image, "prune_image", "shed", 3600.0, correlation_id, project_id, {"everything": everything})
+                ask(image, "prune_image", "shed", 3600.0, correlation_id, project_id, {"everything": everything})
             )
         except Conflict:
             continue  # it is being made, or looked at: whoever uses it may want its copies
@@ -113,7 +113,7 @@ def _refuse_unpublished(image: Image) -> None:
         raise Conflict(f"image {image.name or image.pk} is none that is fetched from its publisher")
 
 
-def _ask(
+def ask(
     image: Image,
     command: str,
     first: str,
@@ -122,7 +122,7 @@ def _ask(
     project_id: int,
     arguments: dict[str, object] | None = None,
 ) -> Action:
-    """Begin with a step at a row that rests."""
+    """Begin with a step at a row that rests. Raises Conflict for one that is busy."""
     with transaction.atomic():
         locked = Image.objects.select_for_update(of=("self",)).get(pk=image.pk)
         if locked.state == "building" or locked.step != "rest" or locked.delete_requested:

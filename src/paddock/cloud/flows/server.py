@@ -20,7 +20,7 @@ from paddock.base.errors import (
     Unavailable,
 )
 from paddock.cloud import base_config
-from paddock.cloud.flows import actions, bring, claim, quota
+from paddock.cloud.flows import actions, bring, claim, copying, quota
 from paddock.cloud.flows import image as images
 from paddock.cloud.flows import volume as volume_flow
 from paddock.cloud.flows.engine import defer, register, wake
@@ -49,6 +49,7 @@ from paddock.cloud.models.server import Status
 from paddock.cloud.nodes import hypervisor
 from paddock.machine.spec import Power
 from paddock.machine.state import Phase
+from paddock.machine.warm import Start
 
 READY_SECONDS = 1800  # Debian, software emulation and a busy host together take a quarter of an hour
 ADAPT_SECONDS = 3600.0
@@ -84,9 +85,9 @@ class ServerFlow(ServerChanges):
             server.set(image_sha256=server.image.sha256, firmware=server.firmware or server.image.made_of.firmware)
         if server.firmware == "uefi":
             check_uefi(server)
-        if wait := bring.to_node(node_of(server), server.image, server.image_sha256):
+        if wait := copying.to_node(node_of(server), server.image, server.image_sha256):
             return wait
-        if server.iso and (wait := bring.to_node(node_of(server), server.iso, server.iso.sha256)):
+        if server.iso and (wait := copying.to_node(node_of(server), server.iso, server.iso.sha256)):
             return wait
         return Then(self.clone)
 
@@ -127,17 +128,17 @@ class ServerFlow(ServerChanges):
         """Start QEMU."""
         power = Power.ON_PAUSED if server.start_paused else Power.ON
         try:
-            host_of(server).machines.power(server.uuid, power, server.epoch)
+            state = host_of(server).machines.power(server.uuid, power, server.epoch)
         except PortTaken as e:
             if server.port_tries >= node_of(server).ssh_ports:
                 raise NoRoom(f"none of the node's SSH ports can be used; the last said: {e.message}") from e
             claim.take_next_port(server)
             server.set(port_tries=server.port_tries + 1, only_step="")
             return Then(self.cloud_init)
-        cold = self.woke(server) if server.observed == Phase.HIBERNATED else ""
+        cold = self.woke(server, state) if server.observed == Phase.HIBERNATED else _begun(server, state.began)
         server.set(
             status=Status.PAUSED if server.start_paused else Status.RUNNING,
-            problem=cold,
+            problem=cold if server.observed == Phase.HIBERNATED else "",
             waiting_for=cold,
             started_at=Now(),
             ready_at=None,
@@ -345,6 +346,14 @@ ON_WISH: dict[str, dict[str, object]] = {
     "shutdown_server": {"status": Status.STOPPING},
     "rebuild_server": {"status": Status.REBUILDING},
 }
+
+
+def _begun(server: Server, began: Start) -> str:
+    """How the first start with this disk began, for the timeline; empty for later ones."""
+    if server.began:
+        return ""
+    server.set(began="warm" if began.warm else "cold", not_warm=began.why)
+    return "from a warm image" if began.warm else f"it boots: {began.why}" if began.why else ""
 
 
 def _installs(server: Server) -> bool:

@@ -59,6 +59,8 @@ class ServerChanges(ServerSleep):
             firmware=server.firmware if image.pk == server.image_id else "",  # what the other one boots by
             vendor_data=base_config.for_server(server),
             generation=server.generation + 1,
+            began="",
+            not_warm="",
             rescue_until=None,
             restarts=0,
             port_tries=0,

@@ -9,7 +9,7 @@ from paddock.cloud.flows.steps import Again, Next, Then, step
 from paddock.cloud.models import Server
 from paddock.cloud.models.server import Status
 from paddock.machine.spec import Power
-from paddock.machine.state import Phase
+from paddock.machine.state import MachineState, Phase
 
 HIBERNATE_SECONDS = 3600.0
 
@@ -53,12 +53,11 @@ class ServerSleep(ServerPower):
         server.set(status=Status.HIBERNATED, observed=Phase.HIBERNATED, problem="", ready_at=None, ready_by=[])
         return Then(self.rest, finishes=True)
 
-    def woke(self, server: Server) -> str:
+    def woke(self, server: Server, state: MachineState) -> str:
         """Of one that was hibernated until now: have it given what it was to get meanwhile. Returns why it could not go
         on with its memory; empty: it did."""
-        machines = host_of(server).machines
-        machines.adapt(server.uuid, server.epoch)
-        return machines.state(server.uuid).cold_start
+        host_of(server).machines.adapt(server.uuid, server.epoch)
+        return state.cold_start
 
 
 def _check_up(server: Server) -> None:

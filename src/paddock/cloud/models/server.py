@@ -13,6 +13,7 @@ from paddock.cloud.models.placement_group import PlacementGroup
 from paddock.cloud.models.project import Project
 from paddock.cloud.models.server_type import ServerType
 from paddock.machine.spec import GIB, Attached, Disk, Machine, Rescue, Seed, UserNetwork
+from paddock.machine.warm import scope_of
 
 
 class Status(models.TextChoices):
@@ -81,6 +82,9 @@ class Server(Living):
     restart = models.CharField(max_length=12, default="no")  # no, on-failure
     start_after_create = models.BooleanField(default=True)
     start_paused = models.BooleanField(default=False)
+    warm = models.BooleanField(default=True)  # a new disk's first start may begin from a warm image
+    began = models.CharField(max_length=4, default="", blank=True)  # how that start began: warm or cold
+    not_warm = models.TextField(default="", blank=True)  # why it was a cold one
     status = models.CharField(max_length=14, choices=Status, default=Status.INITIALIZING)
     delete_requested = models.BooleanField(default=False)
     observed = models.CharField(max_length=10, default="")  # the phase that its node last reported
@@ -161,4 +165,5 @@ class Server(Living):
             nested=self.server_type.nested,
             dedicated_cpus=self.server_type.dedicated_cpus,
             huge_pages=self.server_type.huge_pages,
+            warm=scope_of(self.image.project_id) if self.warm else "",
         )

@@ -65,7 +65,7 @@ class QemuHypervisor:
         self._edits = Edits(layout, self._boot_of)
         self.machines.before_start = self._edits.settle
         self.machines.before_removal = self._forget
-        self.disks = QemuDisks(layout, self._images, self._snapshots, self._edits, self.machines.state)
+        self.disks = QemuDisks(layout, self._images, self._snapshots, self._edits, self.machines.state, self.warm.leave)
         self.volumes = QemuVolumes(self.machines)
         self.guest = QemuGuest(self.machines)
         self.streams = QemuStreams(self.machines)

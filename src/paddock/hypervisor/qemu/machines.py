@@ -61,7 +61,8 @@ class QemuMachines:
         return Capabilities(driver="qemu", uefi=ovmf.find() is not None)
 
     def facts(self) -> HostFacts:
-        return host.facts(self._layout.root, self._choice.known(), self._use.look())
+        facts = host.facts(self._layout.root, self._choice.known(), self._use.look())
+        return facts.model_copy(update={"warm": self._warm.warm_images()})
 
     def ensure(self, machine: Machine, epoch: int) -> None:
         slot = self._runs.slot(machine.uuid)
@@ -92,7 +93,7 @@ class QemuMachines:
                 identity.give(self.volume_store.file(attached.volume), writable=True)
             return adapt.adapt(slot.live, slot.spec.machine, slot.run.given)
 
-    def power(self, machine: UUID, power: Power, epoch: int) -> None:
+    def power(self, machine: UUID, power: Power, epoch: int) -> MachineState:
         slot = self._runs.defined(machine)
         with slot.lock:
             self._runs.note_epoch(slot, epoch)
@@ -113,6 +114,7 @@ class QemuMachines:
                     self._runs.pause(_running(slot))
                 case Power.RESUME:
                     self._runs.resume(slot, _running(slot))
+            return state_of(slot)
 
     def hibernate(self, machine: UUID, epoch: int) -> Progress:
         slot = self._runs.defined(machine)

@@ -28,7 +28,9 @@ class QemuDisks:
         snapshots: Snapshots,
         edits: Edits,
         state_of: Callable[[UUID], MachineState],
+        leave: Callable[[str], None],
     ) -> None:
+        self._leave = leave  # an image: others remove what they made of it
         self._state_of = state_of
         self._layout = layout
         self._edits = edits
@@ -45,6 +47,7 @@ class QemuDisks:
         users = [d.name for d in self._directories() if disks.image_of(d) == image or image in images_of(MachineDir(d))]
         if users:
             raise Conflict(f"image {image[:12]} is in use by machine {users[0]}", hint="remove its machines first")
+        self._leave(image)
         self._images.remove(image)
         for overlay in self._layout.overlays.glob(f"{image}-*.qcow2"):
             overlay.unlink(missing_ok=True)

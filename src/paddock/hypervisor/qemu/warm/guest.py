@@ -9,9 +9,14 @@ from importlib.resources import files
 from uuid import UUID
 
 from paddock.base import clock
-from paddock.base.errors import PaddockError, Refused, Unavailable
+from paddock.base.errors import Refused, Unavailable
 from paddock.hypervisor.qemu.guest_agent import GuestAgent
 from paddock.machine.spec import Machine
+
+
+class Hopeless(Refused):
+    """There can be no warm image of this, however often it is tried."""
+
 
 STATE = "/run/paddock-warm/state"
 SAMPLE = "/run/paddock-warm/sample"  # 64 bytes that its kernel gave first, in hex
@@ -41,7 +46,7 @@ def wait_for(agent: GuestAgent, wanted: tuple[str, ...], seconds: float) -> None
     pause, longest = LOOK_EVERY
     while (said := state(agent)) not in wanted:
         if said.startswith("refused"):
-            raise Refused(f"its guest can't start warm: {said.removeprefix('refused').strip()}")
+            raise Hopeless(f"its guest can't start warm: {said.removeprefix('refused').strip()}")
         if clock.monotonic() > deadline:
             raise Unavailable(f"its guest is {said or 'silent'} after {seconds:g} s, and should be {wanted[0]}")
         clock.sleep(pause)
@@ -60,7 +65,7 @@ def sample(agent: GuestAgent) -> str:
     """What its kernel gave first after its randomness was renewed. Raises Refused when there is none."""
     found = (agent.read_file(SAMPLE, ANSWER) or "").strip()
     if len(found) != 2 * ENTROPY:
-        raise Refused("its guest does not show that its randomness is new")
+        raise Hopeless("its guest does not show that its randomness is new")
     return found
 
 
@@ -98,8 +103,3 @@ def _one_line(value: str) -> str:
     if "\n" in value or "\r" in value or "\0" in value:
         raise Refused("an SSH key or a name has more than one line")
     return value
-
-
-def explain(error: PaddockError) -> str:
-    """For a timeline."""
-    return error.message

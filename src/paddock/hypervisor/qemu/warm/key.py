@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from importlib.resources import files
 from pathlib import Path
 
 from paddock.hypervisor.qemu.cmdline import Binary
@@ -10,14 +11,13 @@ from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Frozen, Machine
 from paddock.machine.state import Accelerator
 
-VERSION = 1  # of what is done in the guest: another number makes all anew
 _CPU_FACTS = ("vendor_id", "model name", "stepping", "microcode", "flags")
 
 
 class Key(Frozen):
     """All of it. The guest's memory knows each of these."""
 
-    version: int = VERSION
+    script: str  # what is done in its guest
     scope: str
     image: str
     cpus: int
@@ -42,6 +42,7 @@ def key_of(machine: Machine, manifest: ImageManifest, binary: Binary, accelerato
     """Of the warm image that this machine could start from."""
     model = f"{machine.cpu_model}{' nested' if machine.nested else ''}"
     return Key(
+        script=_script(),
         scope=machine.warm,
         image=machine.image,
         cpus=machine.cpus,
@@ -55,6 +56,11 @@ def key_of(machine: Machine, manifest: ImageManifest, binary: Binary, accelerato
         qemu=f"{binary.version} {binary.build}",
         kernel=f"{manifest.cmdline} {machine.kernel_args}" if manifest.direct_boot else "",
     )
+
+
+@functools.cache
+def _script() -> str:
+    return hashlib.sha256((files("paddock.hypervisor.qemu.warm") / "settle").read_bytes()).hexdigest()
 
 
 @functools.cache

@@ -73,7 +73,9 @@ def check_memory(memory_mib: int, free_mib: int | None = None) -> None:
     if free_mib is None:
         free_mib = host.parse_meminfo(Path("/proc/meminfo").read_text())["MemAvailable"]
     if free_mib < memory_mib + MEMORY_RESERVE:
-        raise Refused(f"the node has {free_mib} MiB of memory free, too little for a guest of {memory_mib} MiB more")
+        raise Unavailable(
+            f"the node has {free_mib} MiB of memory free: too little for a guest of {memory_mib} MiB beside its servers"
+        )
 
 
 class Maker:
@@ -89,8 +91,8 @@ class Maker:
         self.doing = ""
 
     def make(self) -> Record:
-        """Returns when it has its name. Raises Refused when there can be none of this image, GivenUp, DiskFull,
-        Unavailable."""
+        """Returns when it has its name. Raises Hopeless when there can be none of this image, GivenUp, DiskFull,
+        Refused, Unavailable."""
         begun = clock.monotonic()
         machine = self._template()
         try:
@@ -162,7 +164,7 @@ class Maker:
 
     def _save(self, live: Live) -> None:
         """The devices into a file; the memory is in one."""
-        ignore_shared(live)
+        ignore_shared(live, True)
         live.execute("migrate-set-parameters", {"max-bandwidth": _FAST})
         fd = files.create(self._scratch.devices)
         try:
@@ -182,7 +184,7 @@ class Maker:
         self._keep_from_change()
         first, second = self._sample(machine), self._sample(machine)
         if first == second:
-            raise Refused("two guests that started from it drew the same random numbers", hint="it will not be used")
+            raise guest.Hopeless("two guests that started from it drew the same random numbers")
 
     def _sample(self, template: Machine) -> str:
         machine = template.model_copy(update={"uuid": uuid4()})
@@ -251,4 +253,4 @@ class Maker:
         if self._stop.wait(LOOK_EVERY):
             raise GivenUp
         if clock.monotonic() > deadline:
-            raise Refused(f"no warm image can be made: {why}")
+            raise Unavailable(f"no warm image can be made: {why}", hint="is the node busy? ask again")

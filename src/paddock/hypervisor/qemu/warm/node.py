@@ -8,7 +8,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from paddock.base.errors import DiskFull, NotFound, PaddockError, Refused
+from paddock.base.errors import PaddockError, Refused
 from paddock.hypervisor.qemu import files
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.binary import find_binary
@@ -16,6 +16,7 @@ from paddock.hypervisor.qemu.copies import GivenUp
 from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout, MachineDir
 from paddock.hypervisor.qemu.qmp import QmpThread
+from paddock.hypervisor.qemu.warm.guest import Hopeless
 from paddock.hypervisor.qemu.warm.key import Key, key_of
 from paddock.hypervisor.qemu.warm.make import Maker, Plan
 from paddock.hypervisor.qemu.warm.store import Record, WarmStore
@@ -126,11 +127,9 @@ class WarmNode:
             self.store.trust(record)
         except GivenUp:
             pass
-        except (Refused, DiskFull, NotFound) as e:
+        except Hopeless as e:
             log.warning("no warm image of %s: %s", plan.manifest.name, e)
-            self._errors[plan.key.id] = e
-            if isinstance(e, Refused):
-                self.store.give_up(plan.key, plan.manifest.name, e.message)
+            self.store.give_up(plan.key, plan.manifest.name, e.message)
         except PaddockError as e:
             log.warning("no warm image of %s yet: %s", plan.manifest.name, e)
             self._errors[plan.key.id] = e

@@ -30,13 +30,14 @@ def words(machine: Machine, manifest: ImageManifest, binary: Binary, accelerator
 
 def restore(live: Live, directory: WarmDir) -> None:
     """Its guest goes on where the warm image's stood still, with its CPUs stopped yet. Raises memory.Unusable."""
-    ignore_shared(live)
+    ignore_shared(live, True)
     memory.load(live, directory.devices, LOOK_EVERY)
+    ignore_shared(live, False)  # when it is hibernated, all of its memory is written
 
 
-def ignore_shared(live: Live) -> None:
+def ignore_shared(live: Live, state: bool) -> None:
     """Before memory is written or read: leave alone what is in the file."""
-    live.execute("migrate-set-capabilities", {"capabilities": [{"capability": IGNORE_SHARED, "state": True}]})
+    live.execute("migrate-set-capabilities", {"capabilities": [{"capability": IGNORE_SHARED, "state": state}]})
 
 
 def wake(live: Live, machine: Machine, user: str) -> None:

@@ -15,11 +15,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from paddock.base import clock
+from paddock.base.errors import DiskFull
 from paddock.hypervisor.qemu import disks, files, identity, memory
 from paddock.hypervisor.qemu.layout import Layout, WarmDir
 from paddock.hypervisor.qemu.warm.key import Key
 from paddock.machine.spec import Frozen
 from paddock.machine.warm import WarmImage
+
+USERS_EVERY = 20.0  # seconds between counts of machines, for who only wants to know
 
 Stamp = tuple[int, int, int, int]
 
@@ -56,6 +59,7 @@ class WarmStore:
         self._trusted: dict[str, tuple[Record, tuple[Stamp, ...]]] = {}
         self._checking: set[str] = set()
         self._lock = threading.Lock()
+        self._users: tuple[float, dict[str, int]] = float("-inf"), {}
         identity.make_directory(layout.warm)
         self.sweep()
 
@@ -111,8 +115,15 @@ class WarmStore:
     def images(self) -> tuple[WarmImage, ...]:
         """All that there are."""
         records = [r for d in self._directories() if (r := self.read(d.root.name))]
-        users = self.users()
+        users = self._known_users() if records else {}
         return tuple(self._described(r, users.get(r.id, 0)) for r in records)
+
+    def _known_users(self) -> dict[str, int]:
+        """The same, as it was not long ago: the node is asked often."""
+        looked, users = self._users
+        if clock.monotonic() - looked > USERS_EVERY:
+            self._users = clock.monotonic(), (users := self.users())
+        return users
 
     def users(self) -> dict[str, int]:
         """How many machines' disks stand on each one's disk."""
@@ -137,14 +148,19 @@ class WarmStore:
                 for overlay in self._layout.overlays.glob(f"{directory.root.name}-*.qcow2"):
                     overlay.unlink(missing_ok=True)
 
-    def make_room(self, size: int, spare: str = "") -> None:
-        """Remove the least recently used until `size` more bytes are within the budget."""
+    def make_room(self, size: int) -> None:
+        """Remove the least recently used until `size` more bytes are within the budget. Raises DiskFull."""
+        if size > self.budget:
+            raise DiskFull(
+                f"a warm image of {size} bytes is more than all may take on this node, {self.budget} bytes",
+                hint="raise warm_budget_gib in paddock.toml",
+            )
         images = sorted(self.images(), key=lambda image: image.used or datetime.min.replace(tzinfo=UTC))
         taken = sum(image.size for image in images)
         for image in images:
             if taken + size <= self.budget:
                 return
-            if image.id != spare and not image.unusable:
+            if not image.unusable:
                 log.info("warm image %s of %s makes room", image.id, image.name)
                 self.remove(image.id)
                 taken -= image.size
