@@ -10,10 +10,11 @@ from bench import control, host, profiles, report
 from bench.figure import Figure
 from bench.guests import Guests
 from bench.stack import Stack
+from bench.warm import WarmGuests
 from paddock.base import clock
 
 ON_QEMU = ("start", "boot", "many", "end")
-PARTS = (*ON_QEMU, "idle", "list", "scale", "creates")
+PARTS = (*ON_QEMU, "idle", "list", "scale", "creates", "warm")
 
 
 def main() -> int:
@@ -44,6 +45,11 @@ def _measure(parts: tuple[str, ...], rounds: int, samples: Path, sampled: bool) 
     if {*ON_QEMU, "idle"} & set(wanted):
         with Stack("qemu", sampled=samples if sampled else None) as stack:
             yield from _guests(stack, wanted, rounds)
+    if "warm" in wanted:
+        with Stack("qemu") as stack:
+            guests = WarmGuests(stack, rounds, "tiny", "nano")
+            for part in (guests.start, guests.reach, guests.memory, guests.many):
+                yield from part()
     if "list" in wanted:
         with Stack("fake") as stack:
             yield from control.listing(stack, rounds)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
-from bench.figure import Figure, median, moment, spread
+from bench.figure import Figure, median, spread
 from bench.host import born, cpu_by_name, less, listed, pss_mib
 from bench.raw import Model, Raw
 from bench.stack import JSON, Stack
@@ -42,7 +42,7 @@ class Guests:
             answered = clock.now().timestamp()
             self.stack.finish(made["action"]["id"], 0.25)
             server = made["server"]
-            seen = self._at(server, "start")
+            seen = self.stack.at(server, "start")
             running.append((seen - asked) * 1000)
             accepted.append((seen - answered) * 1000)
             own.append((self._exec(server) - asked) * 1000)
@@ -64,13 +64,13 @@ class Guests:
         for _ in range(max(3, self.rounds // 5)):
             asked = clock.now().timestamp()
             made = self.stack.create(self._name())
-            banner = _first_banner(self._ssh_port(made))
+            banner = first_banner(self._ssh_port(made))
             ours.append(banner - asked)
             server = self._ready(made["server"])
-            lag.append(max(0.0, self._at(server, "watch") - banner) * 1000)
+            lag.append(max(0.0, self.stack.at(server, "watch") - banner) * 1000)
             self.stack.delete(server["id"])
             qemu = self._raw(paused=False)
-            raw.append(_first_banner(RAW_PORT) - qemu.began)
+            raw.append(first_banner(RAW_PORT) - qemu.began)
             qemu.quit()
         yield Figure(
             "lag in noticing that SSH answers",
@@ -100,7 +100,7 @@ class Guests:
             asked = clock.now().timestamp()
             action = self.stack.call("POST", f"/v1/servers/{server['id']}/actions/poweroff")["action"]
             self.stack.finish(action["id"], POLL)
-            off.append((self._at(server, "power_off") - asked) * 1000)
+            off.append((self.stack.at(server, "power_off") - asked) * 1000)
             gone.append(self._deletion(server))
             server = self._started(paused=True)["server"]
             clock.sleep(SETTLE)
@@ -124,7 +124,7 @@ class Guests:
             began = clock.now().timestamp()
             servers = create()
             cpu.append(less(cpu_by_name(self.stack.pids()), before, 1000 / MANY))
-            seconds.append(max(self._at(s, "start") for s in servers) - began)
+            seconds.append(max(self.stack.at(s, "start") for s in servers) - began)
             mib.append((self._memory() - idle) / MANY)
             for server in servers:
                 self.stack.call("DELETE", f"/v1/servers/{server['id']}")
@@ -196,12 +196,6 @@ class Guests:
         port: int = self.stack.call("GET", f"/v1/servers/{made['server']['id']}")["server"]["x_ssh"]["port"]
         return port
 
-    def _at(self, server: JSON, step: str) -> float:
-        """When a step's success was written down, by PostgreSQL's clock, which is this host's."""
-        return next(
-            moment(e["at"]) for e in self.stack.timeline(server["id"]) if e["step"] == step and e["outcome"] == "done"
-        )
-
     def _exec(self, server: JSON) -> float:
         """QEMU's log is made right before it is started."""
         return born(self.stack.node_dir / "machines" / server["x_uuid"] / "qemu.log")
@@ -213,7 +207,7 @@ class Guests:
         return f"bench-{next(_numbers)}"
 
 
-def _first_banner(port: int) -> float:
+def first_banner(port: int) -> float:
     """When an SSH server first said its version there: the same looks at Paddock's guests and at raw ones."""
     end = clock.monotonic() + BOOT_SECONDS
     while not ssh_banner("127.0.0.1", port, 1.2):

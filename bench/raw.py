@@ -71,10 +71,12 @@ class Model:
 class Raw:
     """One raw QEMU, from its spawn until `quit`."""
 
-    def __init__(self, words: list[str], directory: MachineDir) -> None:
+    def __init__(self, words: list[str], directory: MachineDir, pass_fds: tuple[int, ...] = ()) -> None:
         """Start it, and return when QMP answers. `began` and `answered` are wall-clock seconds."""
         self.began = clock.now().timestamp()
-        child = run.spawn(words, output=directory.qemu_log, cwd=directory.root, identity=vm_identity())
+        child = run.spawn(
+            words, output=directory.qemu_log, cwd=directory.root, identity=vm_identity(), pass_fds=pass_fds
+        )
         child.returncode = 0  # reaped by its pidfd
         self.process = Process(child.pid, os.pidfd_open(child.pid))
         self._socket = self._connect(directory)
@@ -88,9 +90,9 @@ class Raw:
     def seconds(self) -> float:
         return self.answered - self.began
 
-    def ask(self, command: str) -> Any:
+    def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """A QMP command and its answer."""
-        print(json.dumps({"execute": command}), file=self._file, flush=True)
+        print(json.dumps({"execute": command, "arguments": arguments or {}}), file=self._file, flush=True)
         while "return" not in (answer := self._read()):
             assert "error" not in answer, answer
         return answer["return"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from bench.figure import moment
 from paddock.base import clock, run
 from paddock.base.statedir import DATABASE_ENV, STATE_ENV, StateDir
 from paddock.service import control, procs
@@ -35,6 +36,7 @@ ssh_ports = {ports}
 cpus = 1000000
 memory_mib = 1000000000
 disk_gib = 100000000
+warm = "never"
 """
 
 
@@ -122,6 +124,11 @@ class Stack:
     def timeline(self, server_id: int) -> list[JSON]:
         found: list[JSON] = self.call("GET", f"/x/v1/servers/{server_id}/timeline")["timeline"]
         return found
+
+    def at(self, server: JSON, step: str) -> float:
+        """When a step's success was written down, by PostgreSQL's clock, which is this host's."""
+        events = self.timeline(server["id"])
+        return next(moment(e["at"]) for e in events if e["step"] == step and e["outcome"] == "done")
 
     def pids(self) -> dict[int, str]:
         """All processes that are ours, by pid: those that the supervisor runs, and their children; no guests."""
