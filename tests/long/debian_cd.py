@@ -60,7 +60,7 @@ d-i base-installer/kernel/image string linux-image-cloud-amd64
 d-i apt-setup/services-select multiselect
 d-i apt-setup/enable-source-repositories boolean false
 d-i pkgsel/run_tasksel boolean false
-d-i pkgsel/include string openssh-server qemu-guest-agent cloud-init cloud-guest-utils python3
+d-i pkgsel/include string openssh-server qemu-guest-agent cloud-init cloud-guest-utils python3 systemd-timesyncd
 d-i pkgsel/upgrade select none
 d-i pkgsel/update-policy select none
 d-i grub-installer/only_debian boolean true

@@ -17,7 +17,7 @@ _TIMEOUT = 3600.0  # seconds for each of the large steps
 _BASE = (
     "apt", "ca-certificates", "cloud-guest-utils", "cloud-init", "dbus", "debian-archive-keyring", "e2fsprogs",
     "ifupdown", "initramfs-tools", "iproute2", "isc-dhcp-client", "kmod", "libpam-systemd", "netbase",
-    "openssh-server", "procps", "python3", "systemd-sysv", "udev", "zstd",
+    "openssh-server", "procps", "python3", "systemd-sysv", "systemd-timesyncd", "udev", "zstd",
 )  # fmt: skip
 # Mounts of theirs are gone with them, however they end.
 _ALONE = ("unshare", "--mount", "--fork", "--kill-child")
