@@ -11,6 +11,7 @@ from paddock.base.errors import Invalid, NameTaken, NotFound, PaddockError, Unav
 from paddock.cli import follow, keys, lookup, names, progress, server, server_set, wizard
 from paddock.cli.amounts import gigabytes_of
 from paddock.cli.client import Api, Json
+from paddock.cli.complete import names_of
 from paddock.cli.fail import report
 from paddock.cli.given import text_of
 from paddock.cli.output import Format, Output, Quiet, duration, show_json, stderr, stdout
@@ -20,6 +21,16 @@ from paddock.cli.state import state_of
 TRIES = 5  # names of our own making that may turn out to be taken
 READY = 600.0  # seconds; the control plane watches readiness for as long
 
+ImageName = Annotated[
+    str,
+    typer.Argument(help="Name or id; asked for on a terminal.", show_default=False, autocompletion=names_of("images")),
+]
+TypeName = Annotated[
+    str,
+    typer.Option(
+        "-t", "--type", help="Server type; else the smallest that fits.", autocompletion=names_of("server_types")
+    ),
+]
 BootBy = typer.Option(help="What boots it; else as its image says.", show_default=False)
 Firmware = Annotated[Literal["bios", "uefi"] | None, BootBy]
 
@@ -80,9 +91,9 @@ def register(app: typer.Typer) -> None:
 
 def launch(
     ctx: typer.Context,
-    image: Annotated[str, typer.Argument(help="Name or id; asked for on a terminal.", show_default=False)] = "",
+    image: ImageName = "",
     name: Annotated[str, typer.Option("-n", "--name", help="Else one is made up.", show_default=False)] = "",
-    type: Annotated[str, typer.Option("-t", "--type", help="Server type; else the smallest that fits.")] = "",
+    type: TypeName = "",
     cpus: Annotated[int, typer.Option(min=0, help="At least so many CPUs.", show_default=False)] = 0,
     memory: Annotated[str, typer.Option(help="At least so much: 2G, 512M.", show_default=False)] = "",
     disk: Annotated[str, typer.Option(help="At least so much: 20G.", show_default=False)] = "",
@@ -368,7 +379,8 @@ def _tell(job: follow.Job, answer: Json, wait: bool) -> None:
     elif job.until is follow.Until.ENDED:
         console.print(f"{label} is created and off; start it with: paddock start {job.label}")
     else:
-        console.print(f"{label} is {ready_by(job.readiness)}{begun(thing)}")
+        warm = ", from a warm image" if thing.get("x_began") == "warm" else ""
+        console.print(f"{label} is {ready_by(job.readiness)}{warm}")
         console.print(f"log in:  paddock ssh {job.label}")
         if ssh := thing.get("x_ssh"):
             console.print(f"    or:  ssh -p {ssh['port']} {ssh['user']}@{ssh['host']}")
@@ -379,10 +391,3 @@ def ready_by(readiness: Json) -> str:
     by = "+".join(map(str, readiness.get("by") or []))
     after = readiness.get("after_seconds")
     return f"ready{f' by {by}' if by else ''}{f' after {duration(after)}' if after is not None else ''}"
-
-
-def begun(server: Json) -> str:
-    """How it began, where there is something to say of that."""
-    if server.get("x_began") == "warm":
-        return ", from a warm image"
-    return f"; it booted: {server['x_not_warm']}" if server.get("x_not_warm") and server.get("x_warm") else ""

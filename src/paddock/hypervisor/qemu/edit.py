@@ -190,7 +190,6 @@ def prepare(edit: Edit) -> None:
     if disks.header(disk).data_file:
         raise Refused(f"{disk} names another file for its data", hint="somebody changed it: look who")
     _check_room(edit)
-    disks.use(edit.directory)
     identity.give(disk, writable=True)
     fd = files.create(edit.overlay)
     try:
