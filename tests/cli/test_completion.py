@@ -31,8 +31,8 @@ def completed(paddock: Shell, *lines: str) -> list[list[str]]:
 def test_commands_options_and_servers(paddock: Shell, cloud: Cloud) -> None:
     for name in ("web-1", "web-2", "db"):
         cloud.add(name)
-    found = completed(paddock, "server time", "console --w", "console web")
-    assert found == [["timeline"], ["--watch"], ["web-1", "web-2"]]
+    found = completed(paddock, "server time", "console --w", "console web", "launch deb", "launch tiny --type m")
+    assert found == [["timeline"], ["--watch"], ["web-1", "web-2"], ["debian-12"], ["micro", "medium"]]
 
 
 def test_without_a_cloud_it_is_silent(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from paddock.cli import arrival, catalogue, follow, image_warm, lookup, progress
 from paddock.cli.client import Json
+from paddock.cli.complete import names_of
 from paddock.cli.fail import say
 from paddock.cli.output import (
     Column,
@@ -24,7 +25,10 @@ from paddock.cli.wait import Changes, NewName, NoWait, changed_labels, delete_ea
 
 BUILD = 3600.0  # seconds
 KERNEL_ARGS = "root=/dev/sda console=ttyS0"  # of an image with a kernel of its own, whose disk is one file system
-Image = Annotated[str, typer.Argument(metavar="IMAGE", help="Name or id.", show_default=False)]
+Image = Annotated[
+    str,
+    typer.Argument(metavar="IMAGE", help="Name or id.", show_default=False, autocompletion=names_of("images")),
+]
 
 app = typer.Typer(no_args_is_help=True, help="Images: what servers are made from.")
 catalogue.register(app)

@@ -6,11 +6,15 @@ import typer
 
 from paddock.cli import arrival, lookup
 from paddock.cli.client import Json
+from paddock.cli.complete import names_of
 from paddock.cli.output import Column, Format, Output, Quiet, age, show_one, show_rows
 from paddock.cli.session import api_of
 from paddock.cli.wait import NoWait, delete_each
 
-Iso = Annotated[str, typer.Argument(metavar="ISO", help="Name or id.", show_default=False)]
+Iso = Annotated[
+    str,
+    typer.Argument(metavar="ISO", help="Name or id.", show_default=False, autocompletion=names_of("isos")),
+]
 
 app = typer.Typer(no_args_is_help=True, help="ISOs: what lies in a server's CD drive.")
 

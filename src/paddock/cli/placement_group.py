@@ -5,11 +5,17 @@ from typing import Annotated
 import typer
 
 from paddock.cli import lookup
+from paddock.cli.complete import names_of
 from paddock.cli.output import Column, Format, Output, Quiet, age, show_one, show_rows
 from paddock.cli.session import api_of
 from paddock.cli.wait import Changes, NewName, changed_labels, delete_each, labels_of, tell
 
-Group = Annotated[str, typer.Argument(metavar="GROUP", help="Name or id.", show_default=False)]
+Group = Annotated[
+    str,
+    typer.Argument(
+        metavar="GROUP", help="Name or id.", show_default=False, autocompletion=names_of("placement_groups")
+    ),
+]
 
 app = typer.Typer(no_args_is_help=True, help="Placement groups: servers that don't share a node.")
 

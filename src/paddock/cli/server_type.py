@@ -8,12 +8,16 @@ from paddock.base.errors import Invalid
 from paddock.cli import lookup
 from paddock.cli.amounts import gigabytes_of
 from paddock.cli.client import Api, Json
+from paddock.cli.complete import names_of
 from paddock.cli.output import Column, Format, Output, Quiet, gigabytes, show_one, show_rows
 from paddock.cli.session import api_of
 from paddock.cli.wait import delete_each, tell
 
 OURS = "/admin/v1/server_types"
-Type = Annotated[str, typer.Argument(metavar="TYPE", help="Name or id.", show_default=False)]
+Type = Annotated[
+    str,
+    typer.Argument(metavar="TYPE", help="Name or id.", show_default=False, autocompletion=names_of("server_types")),
+]
 Cpus = Annotated[int | None, typer.Option("--cpus", min=1, help="So many CPUs.", show_default=False)]
 Memory = Annotated[str | None, typer.Option("--memory", help="So much: 2G, 512M.", show_default=False)]
 Disk = Annotated[str | None, typer.Option("--disk", help="So much, in whole GB: 40G.", show_default=False)]

@@ -8,11 +8,15 @@ import typer
 from paddock.base.errors import Conflict
 from paddock.cli import ask, lookup
 from paddock.cli.client import Api, Json
+from paddock.cli.complete import names_of
 from paddock.cli.output import Column, Format, Output, Quiet, age, show_json, show_one, show_rows
 from paddock.cli.session import api_of
 from paddock.cli.wait import Changes, NewName, NoWait, changed_labels, delete_each, labels_of, tell, until_done
 
-Volume = Annotated[str, typer.Argument(metavar="VOLUME", help="Name or id.", show_default=False)]
+Volume = Annotated[
+    str,
+    typer.Argument(metavar="VOLUME", help="Name or id.", show_default=False, autocompletion=names_of("volumes")),
+]
 Gigabytes = Annotated[
     str, typer.Option("-s", "--size", metavar="SIZE", help="GB, from 10 on: 10, 50G, 1T.", show_default=False)
 ]
