@@ -2,18 +2,22 @@
 any other from then on."""
 
 import itertools
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 
 from paddock.base import clock
+from paddock.base.errors import Refused
 from paddock.hypervisor.qemu import disks
 from paddock.hypervisor.qemu.layout import MachineDir, WarmDir
 from paddock.hypervisor.qemu.readiness import ssh_banner
+from paddock.hypervisor.qemu.warm import guest as warm_guest
 from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import MIB, Attached, Machine, Power, Seed, Volume
 from paddock.machine.state import Phase
@@ -99,6 +103,10 @@ class Warm:
     def off(self, machine: Machine) -> None:
         self.node.host.machines.power(machine.uuid, Power.OFF, 1)
 
+    def chosen(self, machine: Machine) -> tuple[object, str]:
+        """What it would begin from, or why not."""
+        return self.node.host.warm.choose(machine, MachineDir(self.node.directory(machine)), paused=False)
+
     def made(self, machine: Machine) -> WarmImage:
         """The warm image that the machine could begin from."""
         deadline = clock.monotonic() + 180
@@ -128,8 +136,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
 
 @pytest.fixture
 def warm(shared: Warm) -> Iterator[Warm]:
-    """It, with the warm image, and without machines afterwards."""
-    shared.made(shared.define("before"))
+    """It, with the warm image, looked through if need be; and without machines afterwards."""
+    before = shared.define("before")
+    shared.made(before)
+    until(lambda: bool(shared.chosen(before)[0]), 60)
     yield shared
     for name in [d.name for d in (shared.node.state / "machines").iterdir()]:
         shared.node.host.machines.remove(UUID(name), 99)
@@ -145,6 +155,21 @@ def test_twenty_of_them_share_nothing(warm: Warm) -> None:
     assert all(len(numbers) == 10 for numbers in drawn)
     for numbers, others in itertools.combinations(drawn, 2):
         assert not numbers & others
+
+
+def test_guests_that_draw_the_same_numbers_are_never_used(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do where the kernel does not use what it is given."""
+    script = (files("paddock.hypervisor.qemu.warm") / "settle").read_text()
+    deaf = re.sub(r"ioctl\(\$random, [^\n]*\n", "1;\n", script)
+    assert deaf.count("ioctl(") == script.count("ioctl(") - 2
+    monkeypatch.setattr(warm_guest, "script", lambda: deaf)
+    machine = warm.define(memory_mib=160)
+    assert warm.start(machine).why.startswith("there is no warm image")
+    with pytest.raises(Refused, match="drew the same random numbers"):
+        warm.made(machine)
+    assert "drew the same random numbers" in warm.start(warm.define(memory_mib=160)).why
+    for note in [w.id for w in warm.images() if w.unusable]:
+        warm.node.host.warm.remove_warm(note)
 
 
 def test_it_is_what_it_was_asked_to_be(warm: Warm) -> None:
@@ -297,6 +322,6 @@ def test_why_not(warm: Warm) -> None:
         ({"seed": seed.model_copy(update={"user_data": "#" * 300_000})}, "its user data is larger"),
     ):  # fmt: skip
         machine = warm.define(**changes)
-        record, said = warm.node.host.warm.choose(machine, MachineDir(warm.node.directory(machine)), paused=False)
+        record, said = warm.chosen(machine)
         assert record is None, why
         assert said.startswith(why)

@@ -26,11 +26,15 @@ ANSWER = 5.0  # seconds for one answer
 LOOK_EVERY = 0.01, 0.5  # seconds between looks, at first and at last
 
 
+def script() -> str:
+    """What runs in the guest."""
+    return (files("paddock.hypervisor.qemu.warm") / "settle").read_text(encoding="utf-8")
+
+
 def settle(agent: GuestAgent, seconds: float) -> None:
     """Have the guest take off its identity and stand still; returns when it does. Raises Refused with the guest's
     reason, Unavailable when it takes longer."""
-    script = (files("paddock.hypervisor.qemu.warm") / "settle").read_text(encoding="utf-8")
-    agent.launch(("/bin/sh", "-s"), script, ANSWER)
+    agent.launch(("/bin/sh", "-s"), script(), ANSWER)
     wait_for(agent, ("ready",), seconds)
 
 

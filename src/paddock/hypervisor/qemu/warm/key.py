@@ -3,10 +3,10 @@
 import functools
 import hashlib
 import json
-from importlib.resources import files
 from pathlib import Path
 
 from paddock.hypervisor.qemu.cmdline import Binary
+from paddock.hypervisor.qemu.warm.guest import script
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Frozen, Machine
 from paddock.machine.state import Accelerator
@@ -42,7 +42,7 @@ def key_of(machine: Machine, manifest: ImageManifest, binary: Binary, accelerato
     """Of the warm image that this machine could start from."""
     model = f"{machine.cpu_model}{' nested' if machine.nested else ''}"
     return Key(
-        script=_script(),
+        script=hashlib.sha256(script().encode()).hexdigest(),
         scope=machine.warm,
         image=machine.image,
         cpus=machine.cpus,
@@ -56,11 +56,6 @@ def key_of(machine: Machine, manifest: ImageManifest, binary: Binary, accelerato
         qemu=f"{binary.version} {binary.build}",
         kernel=f"{manifest.cmdline} {machine.kernel_args}" if manifest.direct_boot else "",
     )
-
-
-@functools.cache
-def _script() -> str:
-    return hashlib.sha256((files("paddock.hypervisor.qemu.warm") / "settle").read_bytes()).hexdigest()
 
 
 @functools.cache
