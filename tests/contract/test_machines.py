@@ -118,6 +118,16 @@ def test_pause_and_resume(harness: Harness, made: Made) -> None:
     assert machines.state(machine.uuid).phase is Phase.RUNNING
 
 
+def test_one_that_was_reset_while_it_was_paused_goes_on(hypervisor: Hypervisor, made: Made) -> None:
+    machines, machine = hypervisor.machines, made.new()
+    machines.power(machine.uuid, Power.ON, 1)
+    machines.power(machine.uuid, Power.PAUSE, 1)
+    machines.power(machine.uuid, Power.RESET, 1)
+    assert machines.state(machine.uuid).phase is Phase.PAUSED
+    machines.power(machine.uuid, Power.RESUME, 1)
+    assert machines.state(machine.uuid).phase is Phase.RUNNING
+
+
 def test_what_is_off_is_neither_paused_nor_resumed(hypervisor: Hypervisor, made: Made) -> None:
     machine = made.new()
     for power in (Power.PAUSE, Power.RESUME):
