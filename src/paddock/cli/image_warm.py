@@ -63,6 +63,9 @@ def warm(
     if not type:
         raise typer.BadParameter("say for servers of which type: --type small")
     found = lookup.find(api, "images", image)
+    if found.get("x_state") in ("absent", "failed"):
+        build = api.post(f"/x/v1/images/{found['id']}/build", {})["action"]
+        wait.until_done(api, f"image {image}", build, "is built", quiet=output is Format.JSON, patience=PATIENT)
     wanted = {"server_type": lookup.find(api, "server_types", type)["name"], "nodes": node or []}
     action = api.post(f"/admin/v1/images/{found['id']}/warm", wanted)["action"]
     wait.until_done(
