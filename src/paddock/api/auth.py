@@ -3,13 +3,13 @@
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.db.models.functions import Now
 from django.http import HttpRequest
 from ninja.security import HttpBearer
 
 from paddock.api import rates
 from paddock.api.errors import ApiError
+from paddock.base import clock
 from paddock.cloud.models import Project, Token
 
 SAFE = ("GET", "HEAD", "OPTIONS")
@@ -52,13 +52,11 @@ def check_token(secret: str, *, writes: bool, operator: bool = False) -> Token:
 
 def find_token(secret: str) -> Token:
     """The token's row, its use noted. Raises ApiError 401."""
-    unnoted = Q(last_used__isnull=True) | Q(last_used__lt=Now() - USE_RESOLUTION)
-    tokens = Token.objects.annotate(unnoted=ExpressionWrapper(unnoted, output_field=BooleanField()))
-    found = tokens.select_related("project").filter(digest=Token.digest_of(secret)).first()
+    found = Token.objects.select_related("project").filter(digest=Token.digest_of(secret)).first()
     if found is None:
         raise ApiError(401, "unauthorized", "the token you have provided is invalid")
-    if found.unnoted:
-        Token.objects.filter(unnoted, pk=found.pk).update(last_used=Now())
+    if found.last_used is None or found.last_used < clock.now() - USE_RESOLUTION:
+        Token.objects.filter(pk=found.pk).update(last_used=Now())
     return found
 
 
