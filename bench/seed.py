@@ -24,7 +24,8 @@ from django.test.utils import CaptureQueriesContext
 from paddock.cloud.models import Action, Image, Node, Project, Server, ServerType
 from paddock.images.store import ImageStore
 
-BATCH = 5000  # rows that are written at once
+BATCH = 5000  # rows that are made at once
+WRITTEN = 500  # of them in one statement, which takes 65,535 values
 
 
 def main() -> None:
@@ -58,7 +59,8 @@ def _image(source: Path) -> None:
 def _strangers(projects: int, servers: int) -> None:
     """Servers of many projects, with an action each, as if they had been created in turns."""
     first = Project.objects.count()
-    made = Project.objects.bulk_create(Project(name=f"stranger-{first + n}", created=Now()) for n in range(projects))
+    strangers = (Project(name=f"stranger-{first + n}", created=Now()) for n in range(projects))
+    made = Project.objects.bulk_create(strangers, batch_size=WRITTEN)
     for n in range(0, servers, BATCH):
         _servers(made, min(BATCH, servers - n), n)
     _analyze()
@@ -68,7 +70,7 @@ def _servers(projects: Project | list[Project], count: int, first: int = 0) -> N
     owners = projects if isinstance(projects, list) else [projects]
     plan, node = ServerType.objects.get(name="nano"), Node.objects.get()
     image, start = Image.objects.get(project=None, name="tiny"), Server.objects.count()
-    rows = Server.objects.bulk_create(
+    rows = (
         Server(
             project=owners[n % len(owners)], name=f"seed-{n}", server_type=plan, image=image, image_sha256=image.sha256,
             node=node, number=10**6 + start + n, cores=plan.cores, memory_mib=plan.memory_mib, disk_gib=plan.disk_gib,
@@ -76,11 +78,13 @@ def _servers(projects: Project | list[Project], count: int, first: int = 0) -> N
         )
         for n in range(first, first + count)
     )  # fmt: skip
-    Action.objects.bulk_create(
+    written = Server.objects.bulk_create(rows, batch_size=WRITTEN)
+    done = (
         Action(project_id=r.project_id, kind="server", row_id=r.pk, command="create_server", status="success",
                started=Now(), finished=Now())
-        for r in rows
+        for r in written
     )  # fmt: skip
+    Action.objects.bulk_create(done, batch_size=WRITTEN)
     _analyze()
 
 
