@@ -34,11 +34,11 @@ def _secret_key(path: Path) -> str:
 
 def _database(url: str) -> dict[str, Any]:
     parts = conninfo_to_dict(url)
-    # Statements are the same again and again: PostgreSQL plans each once per connection, and not each time.
-    planned_once = {"server_side_binding": True, "prepare_threshold": 5}
-    options: dict[str, Any] = {"application_name": f"paddock {ROLE} {TAG}", **planned_once}
+    options: dict[str, Any] = {"application_name": f"paddock {ROLE} {TAG}"}
     if ROLE == "api":
         options["pool"] = {"min_size": 1, "max_size": 8, "timeout": 3}
+    else:  # steps say the same again and again: planned once per connection; lists are planned for what they ask
+        options |= {"server_side_binding": True, "prepare_threshold": 5}
     known = ("dbname", "user", "password", "host", "port")
     options |= {key: value for key, value in parts.items() if key not in known}
     return {
