@@ -64,6 +64,7 @@ def makes_others(cloud: Stack, home: Path, server: int) -> None:
     assert after["hostname"] == "copy"
     assert before.keys() == after.keys()
     assert [what for what in before if before[what] == after[what]] == []
+    assert before["machine-id"] not in after.get("journal", "")
     assert cloud.ssh(as_root(cloud, created), "systemctl --failed --plain --no-legend") == ""
     cloud.remove(server, created)
     cloud.nothing_left()

@@ -63,6 +63,7 @@ def test_a_clone_of_a_cleaned_debian_is_a_system_of_its_own(
     assert after["hostname"] == "beta"
     assert before.keys() == after.keys()
     assert [what for what in before if before[what] == after[what]] == []
+    assert before["machine-id"] not in after.get("journal", "")
     assert cloud.ssh(beta, LOOK, 300) == ""
     assert cloud.ssh(beta, "cat /srv/site/index.html; id -un bob; ls /root/ran-on-beta") == (
         "kept-of-alpha\nbob\n/root/ran-on-beta"
