@@ -5,11 +5,13 @@ for who the machine is, which is written into a pipe of the guest.
 """
 
 import secrets
+import threading
 from importlib.resources import files
 from uuid import UUID
 
 from paddock.base import clock
 from paddock.base.errors import Refused, Unavailable
+from paddock.hypervisor.qemu.copies import GivenUp
 from paddock.hypervisor.qemu.guest_agent import GuestAgent
 from paddock.machine.spec import Machine
 
@@ -31,21 +33,21 @@ def script() -> str:
     return (files("paddock.hypervisor.qemu.warm") / "settle").read_text(encoding="utf-8")
 
 
-def settle(agent: GuestAgent, seconds: float) -> None:
+def settle(agent: GuestAgent, seconds: float, stop: threading.Event) -> None:
     """Have the guest take off its identity and stand still; returns when it does. Raises Refused with the guest's
-    reason, Unavailable when it takes longer."""
+    reason, Unavailable when it takes longer, GivenUp when it is told to stop."""
     agent.launch(("/bin/sh", "-s"), script(), ANSWER)
-    wait_for(agent, ("ready",), seconds)
+    wait_for(agent, ("ready",), seconds, stop)
 
 
-def tell(agent: GuestAgent, words: str, seconds: float) -> None:
+def tell(agent: GuestAgent, words: str, seconds: float, stop: threading.Event | None = None) -> None:
     """Tell the guest who it is; returns when its kernel's randomness is new. Raises Refused, Unavailable."""
     agent.write_pipe(_WAKE, words.encode(), seconds)
-    wait_for(agent, ("reseeded", "born"), seconds)
+    wait_for(agent, ("reseeded", "born"), seconds, stop)
 
 
-def wait_for(agent: GuestAgent, wanted: tuple[str, ...], seconds: float) -> None:
-    """Until the script says one of these. Raises Refused when it gives up, Unavailable."""
+def wait_for(agent: GuestAgent, wanted: tuple[str, ...], seconds: float, stop: threading.Event | None = None) -> None:
+    """Until the script says one of these. Raises Hopeless when it gives up, Unavailable, GivenUp."""
     deadline = clock.monotonic() + seconds
     pause, longest = LOOK_EVERY
     while (said := state(agent)) not in wanted:
@@ -53,6 +55,8 @@ def wait_for(agent: GuestAgent, wanted: tuple[str, ...], seconds: float) -> None
             raise Hopeless(f"its guest can't start warm: {said.removeprefix('refused').strip()}")
         if clock.monotonic() > deadline:
             raise Unavailable(f"its guest is {said or 'silent'} after {seconds:g} s, and should be {wanted[0]}")
+        if stop and stop.is_set():
+            raise GivenUp
         clock.sleep(pause)
         pause = min(pause * 1.5, longest)
 

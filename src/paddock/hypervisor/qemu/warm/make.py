@@ -135,7 +135,7 @@ class Maker:
             self._wait_booted(live)
             self.doing = "taking off its identity"
             self._unplug(live)
-            guest.settle(live.agent, SETTLE_SECONDS)
+            guest.settle(live.agent, SETTLE_SECONDS, self._stop)
             self.doing = "writing its memory"
             live.execute("stop")
             self._save(live)
@@ -198,7 +198,7 @@ class Maker:
             with self._running(directory, machine, line) as live:
                 restore(live, self._scratch)
                 live.execute("cont")
-                guest.tell(live.agent, guest.probe(), SAMPLE_SECONDS)
+                guest.tell(live.agent, guest.probe(), SAMPLE_SECONDS, self._stop)
                 return guest.sample(live.agent)
         finally:
             shutil.rmtree(directory.root, ignore_errors=True)
