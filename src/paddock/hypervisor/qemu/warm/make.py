@@ -12,7 +12,6 @@ import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from uuid import uuid4
 
 from paddock.base import clock
@@ -22,7 +21,6 @@ from paddock.hypervisor.qemu import (
     copies,
     disks,
     files,
-    host,
     identity,
     memory,
     process,
@@ -35,6 +33,7 @@ from paddock.hypervisor.qemu.copies import GivenUp
 from paddock.hypervisor.qemu.layout import Layout, MachineDir, WarmDir, image_file
 from paddock.hypervisor.qemu.live import Live
 from paddock.hypervisor.qemu.qmp import Qmp, QmpThread
+from paddock.hypervisor.qemu.room import Room
 from paddock.hypervisor.qemu.warm import guest
 from paddock.hypervisor.qemu.warm.key import Key
 from paddock.hypervisor.qemu.warm.start import ignore_shared, restore, words
@@ -49,9 +48,11 @@ UNPLUG_SECONDS = 60.0
 SAVE_SECONDS = 300.0
 SAMPLE_SECONDS = 60.0
 LOOK_EVERY = 0.1  # seconds
-MEMORY_RESERVE = 512  # MiB that a host keeps free for what its machines may yet want
+ROOM = Room(1)  # of a node: their memory is in no placement
+OVERHEAD_MIB = 64 + cmdline.TCG_CACHE_MIB  # of QEMU itself
 PARTS = ("ram", "devices", disks.WARM_DISK)
-_ALONE = ["setpriv", "--no-new-privs", "--pdeathsig", "KILL", "nice", "-n", "10"]
+# Where memory runs out all the same, the kernel takes these first.
+_ALONE = ["choom", "-n", "1000", "--", "setpriv", "--no-new-privs", "--pdeathsig", "KILL", "nice", "-n", "10"]
 _FAST = 2**40  # bytes per second
 
 log = logging.getLogger(__name__)
@@ -66,16 +67,6 @@ class Plan:
     manifest: ImageManifest
     binary: Binary
     accelerator: Accelerator
-
-
-def check_memory(memory_mib: int, free_mib: int | None = None) -> None:
-    """Raises Unavailable where the host's machines would have to do without."""
-    if free_mib is None:
-        free_mib = host.parse_meminfo(Path("/proc/meminfo").read_text())["MemAvailable"]
-    if free_mib < memory_mib + MEMORY_RESERVE:
-        raise Unavailable(
-            f"the node has {free_mib} MiB of memory free: too little for a guest of {memory_mib} MiB beside its servers"
-        )
 
 
 class Maker:
@@ -96,10 +87,10 @@ class Maker:
         begun = clock.monotonic()
         machine = self._template()
         try:
-            check_memory(machine.memory_mib)
-            self._prepare(machine)
-            self._boot_and_save(machine)
-            self._compare(machine)
+            with ROOM.taken(machine.memory_mib + OVERHEAD_MIB, self._wait_for_room):
+                self._prepare(machine)
+                self._boot_and_save(machine)
+                self._compare(machine)
             record = self._described(clock.monotonic() - begun)
             self._name(record)
         finally:
@@ -248,6 +239,11 @@ class Maker:
         files.write_whole(self._scratch.record, record.model_dump_json(indent=1).encode())
         identity.make_directory(self._scratch.root)
         os.rename(self._scratch.root, self._layout.warm_image(record.id).root)
+
+    def _wait_for_room(self, lacking: str) -> None:
+        self.doing = f"waiting {lacking}"
+        if self._stop.is_set():
+            raise GivenUp
 
     def _wait(self, deadline: float, why: str) -> None:
         if self._stop.wait(LOOK_EVERY):
