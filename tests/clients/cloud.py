@@ -93,6 +93,8 @@ class Place:
         for image in self._all("images", type="snapshot"):
             self._unprotect(f"/v1/images/{image['id']}", image, delete=False)
             assert self.stack.api.delete(f"/v1/images/{image['id']}").is_success
+        for iso in self._all("isos"):
+            assert self.stack.api.delete(f"/x/v1/isos/{iso['id']}").is_success
         for key in self._all("ssh_keys"):
             if key["name"] != "tester":
                 assert self.stack.api.delete(f"/v1/ssh_keys/{key['id']}").is_success
@@ -101,7 +103,7 @@ class Place:
         """Nothing in the project, and nothing on the host."""
         self.stack.nothing_left()
         assert [self._all(kind) for kind in KINDS] == [[], []]
-        assert self._all("images", type="snapshot") == []
+        assert self._all("images", type="snapshot") == self._all("isos") == []
         places = self.stack.node_dir() / "volumes"
         until(lambda: not places.is_dir() or not list(places.iterdir()), 20, lambda: f"{list(places.iterdir())} to go")
 

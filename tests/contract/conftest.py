@@ -20,8 +20,9 @@ KINDS = [
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test marked `on` is for hypervisors with one of its words in their name: the others don't have it."""
-    others = [item for item in items if (on := item.get_closest_marker("on")) and not _named(item, on.args)]
+    """A test marked `on` is for hypervisors with one of its words in their name, or of each mark where it has several:
+    the others don't have it."""
+    others = [item for item in items if not all(_named(item, on.args) for on in item.iter_markers("on"))]
     config.hook.pytest_deselected(items=others)
     items[:] = [item for item in items if item not in set(others)]
 
