@@ -110,7 +110,7 @@ class Stack:
 
     def finish_all(self, action_ids: list[int], every: float) -> None:
         """The same for many, in one request per look."""
-        query = "&".join(f"id={n}" for n in action_ids)
+        query = "&".join([f"per_page={len(action_ids)}", *(f"id={n}" for n in action_ids)])
         while "running" in (states := {a["status"] for a in self.call("GET", f"/v1/actions?{query}")["actions"]}):
             clock.sleep(every)
         assert states == {"success"}, states
