@@ -4,10 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from paddock.base.errors import NotFound, Refused
+from paddock.base import clock
+from paddock.base.errors import NotFound, Refused, Unavailable
+from paddock.hypervisor.qemu.binary import find_binary
+from paddock.hypervisor.qemu.disks import make_over, warm_of
 from paddock.hypervisor.qemu.driver import QemuHypervisor
+from paddock.hypervisor.qemu.warm.key import key_of
+from paddock.hypervisor.qemu.warm.store import Record
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import MIB, Machine, Rescue
+from paddock.machine.state import Accelerator
 from paddock.machine.warm import why_not
 from tests.hypervisor.qemu.machines import make_image, make_machine
 
@@ -76,3 +82,43 @@ def test_a_node_keeps_to_what_was_chosen_for_it(tmp_path: Path) -> None:
         assert (host.warm.policy, host.warm.store.budget) == ("never", 3 * MIB)
     finally:
         host.close()
+
+
+def kept(host: QemuHypervisor, image: ImageManifest) -> Record:
+    """What a node would keep, without a guest in it."""
+    key = key_of(wanted(image), image, find_binary(), Accelerator.TCG)
+    record = Record(id=f"{key.id}-1", key=key, name=image.name, made=clock.now())
+    directory = host.warm.store._layout.warm_image(record.id)
+    directory.root.mkdir()
+    make_over(directory, f"../../images/{image.sha256}/disk", image.disk_size)
+    directory.record.write_text(record.model_dump_json())
+    return record
+
+
+def test_what_an_earlier_process_was_making_is_removed(tmp_path: Path) -> None:
+    QemuHypervisor(tmp_path / "state", "tcg").close()
+    rest = tmp_path / "state/warm/.abc-1"
+    rest.mkdir()
+    (rest / "ram").write_bytes(bytes(MIB))
+    note = tmp_path / "state/warm/.seen-abc"
+    note.touch()
+    QemuHypervisor(tmp_path / "state", "tcg").close()
+    assert not rest.exists()
+    assert note.exists()
+
+
+def test_a_disk_stays_as_long_as_a_machine_stands_on_it(host: QemuHypervisor, image: ImageManifest) -> None:
+    record, machine, late = kept(host, image), wanted(image), wanted(image)
+    for one in (machine, late):
+        host.disks.ensure_disk(one.uuid, one.system_disk, 1)
+        host.machines.ensure(one, 1)
+    store, place = host.warm.store, host.machines.directory
+    store.stand_on(record, place(machine.uuid), image.disk_size)
+    store.remove(record.id)
+    assert warm_of(place(machine.uuid).root) == record.id
+    assert store._layout.warm_image(record.id).system_disk.exists()
+    with pytest.raises(Unavailable, match="removed in this moment"):
+        store.stand_on(record, place(late.uuid), image.disk_size)
+    assert warm_of(place(late.uuid).root) == ""
+    host.machines.remove(machine.uuid, 2)
+    assert not store._layout.warm_image(record.id).root.exists()

@@ -30,7 +30,6 @@ from paddock.machine.state import Accelerator, Change, Phase
 
 LOG_MAXIMUM = 4 * 1024 * 1024  # bytes of serial.log and qemu.log
 LOG_KEEP = 1024 * 1024
-TIME_WAIT = 5.0  # seconds for a guest agent to take the time
 
 log = logging.getLogger(__name__)
 

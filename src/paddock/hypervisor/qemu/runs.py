@@ -1,8 +1,4 @@
-"""The QEMU processes of a node's machines: turned on and off, put to sleep and woken.
-
-Each machine is a slot in memory: its definition, its last run, and while it runs, what we hold of its QEMU. The files
-in its directory say the same, so that the next process finds everything again.
-"""
+"""What happens to a node's machines: turned on and off, put to sleep and woken, begun from a warm image."""
 
 import logging
 
@@ -23,8 +19,6 @@ from paddock.hypervisor.qemu.warm.store import Record
 from paddock.machine.spec import Machine
 from paddock.machine.state import Phase, Progress
 
-LOG_MAXIMUM = 4 * 1024 * 1024  # bytes of serial.log and qemu.log
-LOG_KEEP = 1024 * 1024
 TIME_WAIT = 5.0  # seconds for a guest agent to take the time
 
 log = logging.getLogger(__name__)
@@ -137,7 +131,7 @@ class Runs(Held):
         found, why = self._warm.choose(machine, slot.directory, paused)
         try:
             if found:
-                disks.stand_on_warm(self._layout, slot.directory, found.id, machine.system_disk.size)
+                self._warm.store.stand_on(found, slot.directory, machine.system_disk.size)
                 disks.use(slot.directory)
                 self._wake_warm(slot, machine, found)
                 return None

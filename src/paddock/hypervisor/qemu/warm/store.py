@@ -15,9 +15,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from paddock.base import clock
-from paddock.base.errors import DiskFull
+from paddock.base.errors import DiskFull, Unavailable
 from paddock.hypervisor.qemu import disks, files, identity, memory
-from paddock.hypervisor.qemu.layout import Layout, WarmDir
+from paddock.hypervisor.qemu.layout import Layout, MachineDir, WarmDir
 from paddock.hypervisor.qemu.warm.key import Key
 from paddock.machine.spec import Frozen
 from paddock.machine.warm import WarmImage
@@ -59,8 +59,11 @@ class WarmStore:
         self._trusted: dict[str, tuple[Record, tuple[Stamp, ...]]] = {}
         self._checking: set[str] = set()
         self._lock = threading.Lock()
+        self._standing = threading.Lock()  # nobody removes a disk while somebody is about to stand on it
         self._users: tuple[float, dict[str, int]] = float("-inf"), {}
         identity.make_directory(layout.warm)
+        for rest in layout.warm.glob(".*/"):  # of what an earlier process was making, whose guests died with it
+            shutil.rmtree(rest, ignore_errors=True)
         self.sweep()
 
     def find(self, key: Key) -> tuple[Record | None, str]:
@@ -107,6 +110,14 @@ class WarmStore:
         note.touch(0o600)
         return before
 
+    def stand_on(self, record: Record, machine: MachineDir, size: int) -> None:
+        """Give a machine a disk that stands on its. Raises Unavailable when it was just removed, DiskFull, Conflict
+        while the machine runs."""
+        with self._standing:
+            if self.read(record.id) is None:
+                raise Unavailable("it was removed in this moment")
+            disks.stand_on_warm(self._layout, machine, record.id, size)
+
     def note_use(self, id: str) -> None:
         """A machine starts from it."""
         with contextlib.suppress(OSError):
@@ -140,13 +151,14 @@ class WarmStore:
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove what nobody needs: rests of what was being made, and disks without a machine on them."""
-        users = self.users()
-        for directory in self._directories():
-            if directory.root.name not in users and self.read(directory.root.name) is None:
-                shutil.rmtree(directory.root, ignore_errors=True)
-                for overlay in self._layout.overlays.glob(f"{directory.root.name}-*.qcow2"):
-                    overlay.unlink(missing_ok=True)
+        """Remove what nobody needs: the disks of those that were removed, without a machine on them."""
+        with self._standing:
+            users = self.users()
+            for directory in self._directories():
+                if directory.root.name not in users and self.read(directory.root.name) is None:
+                    shutil.rmtree(directory.root, ignore_errors=True)
+                    for overlay in self._layout.overlays.glob(f"{directory.root.name}-*.qcow2"):
+                        overlay.unlink(missing_ok=True)
 
     def make_room(self, size: int) -> None:
         """Remove the least recently used until `size` more bytes are within the budget. Raises DiskFull."""
