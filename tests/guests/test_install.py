@@ -1,13 +1,11 @@
 """A template made by an installation from a CD, as one makes it by hand: watched, checked, made an image of."""
 
-import shutil
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from paddock.base.run import Completed, run
-from paddock.cli import keys
+from tests.guests.person import console, paddock
 from tests.guests.stack import Stack, until
 from tests.support_images import built_image
 from tests.support_iso import INSTALLED, INSTALLING, RUNS, installer
@@ -17,33 +15,18 @@ pytestmark = [pytest.mark.guest, pytest.mark.slow]
 BOOT = 300.0  # seconds under TCG, on a busy host
 
 
-def said(cloud: Stack, server: int) -> str:
-    """What it wrote to its serial console."""
-    answer = cloud.api.get(f"/x/v1/servers/{server}/console_log", params={"limit": 65536})
-    return answer.text if answer.is_success else ""
-
-
-def paddock(cloud: Stack, home: Path, *words: str) -> Completed:
-    """The command line of somebody who has the key."""
-    config = home / "config/paddock"
-    config.mkdir(parents=True, exist_ok=True)
-    shutil.copy(cloud.key, config / keys.MADE)
-    argv: list[str | Path] = [sys.executable, "-m", "paddock.cli.main", "--state-dir", cloud.state.root, *words]
-    env = {"HOME": str(home), "XDG_CONFIG_HOME": str(home / "config"), "SSH_AUTH_SOCK": ""}
-    return run(argv, env=env, timeout=300, check=False)
-
-
 def test_from_a_cd_to_a_template(cloud: Stack, tmp_path: Path) -> None:
     cd = installer(built_image("rescue"), tmp_path / "installer.iso")
     assert paddock(cloud, tmp_path, "iso", "import", str(cd), "--name", "installer").code == 0
     server, action = cloud.create("template", image=None, server_type="micro", x_iso="installer")
     cloud.done(action)
-    until(lambda: INSTALLED in said(cloud, server), BOOT, lambda: f"the installation: {said(cloud, server)[-800:]}")
-    assert INSTALLING in said(cloud, server)
+    said = partial(console, cloud, server)
+    until(lambda: INSTALLED in said(), BOOT, lambda: f"the installation: {said()[-800:]}")
+    assert INSTALLING in said()
     until(lambda: cloud.server(server)["status"] == "off", 60, "it to switch itself off")
 
     cloud.done(cloud.power(server, "poweron"))  # the CD is in still, but the disk has something now
-    until(lambda: RUNS in said(cloud, server), BOOT, lambda: f"the disk to boot: {said(cloud, server)[-800:]}")
+    until(lambda: RUNS in said(), BOOT, lambda: f"the disk to boot: {said()[-800:]}")
     cloud.done(cloud.power(server, "poweroff"))
     cloud.done(cloud.post(f"/v1/servers/{server}/actions/detach_iso")["action"]["id"])
     cloud.done(cloud.power(server, "poweron"))

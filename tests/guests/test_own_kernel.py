@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from paddock.machine.image import Role
+from tests.guests.person import paddock
 from tests.guests.stack import Stack
-from tests.guests.test_install import paddock
 from tests.support_images import built_image
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]

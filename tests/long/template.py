@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from paddock.base import clock
+from tests.guests.person import console, paddock
 from tests.guests.stack import Stack
-from tests.long.person import console, identity, paddock
+from tests.long.person import identity
 
 INSTALLATION = 3 * 3600.0  # seconds under TCG, on a busy host
 BOOT = 900.0

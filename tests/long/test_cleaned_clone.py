@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.guests.person import paddock
 from tests.guests.stack import Stack
-from tests.long.person import identity, paddock
+from tests.long.person import identity
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(2 * 3600)]
 

@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 from paddock.images.catalogue import Entry, load
+from tests.guests.person import console, paddock
 from tests.guests.stack import Stack
-from tests.long.person import console, paddock
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3 * 3600)]
 
