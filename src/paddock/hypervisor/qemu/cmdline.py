@@ -201,11 +201,17 @@ def _layout_1(machine: Machine) -> list[str]:
         "-device", "virtserialport,bus=serial1.0,nr=1,chardev=agent0,name=org.qemu.guest_agent.0",
         "-blockdev", "driver=file,node-name=system-file,filename=system.qcow2,discard=unmap",
         "-blockdev", "driver=qcow2,node-name=system,file=system-file,discard=unmap,detect-zeroes=unmap",
-        "-device", f"scsi-hd,id=system,bus=scsi0.0,scsi-id=0,drive=system,serial={machine.uuid.hex},bootindex=1",
+        "-device", f"scsi-hd,id=system,bus=scsi0.0,scsi-id=0,drive=system,{_serial(machine)},bootindex=1",
         "-blockdev", f"driver=file,node-name=seed-file,filename={seed},read-only=on",
         "-blockdev", "driver=raw,node-name=seed,file=seed-file,read-only=on",
         "-device", "scsi-cd,id=seed,bus=scsi0.0,scsi-id=1,drive=seed",
     ]  # fmt: skip
+
+
+def _serial(machine: Machine) -> str:
+    """Older QEMUs make a device_id of the serial number's first 20 characters; newer ones refuse longer ones."""
+    serial = machine.uuid.hex
+    return f"serial={serial},device_id={serial[:20]}"
 
 
 def _card(machine: Machine, warm: Warm | None) -> list[str]:
