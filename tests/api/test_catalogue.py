@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from django.conf import settings
 
 from paddock.cloud.models import Image
 from tests.api.caller import Caller
@@ -31,6 +32,21 @@ def test_every_image_that_is_known(ask: Caller) -> None:
     assert (found["centos-6"]["state"], found["centos-6"]["id"]) == ("refused", None)
     assert "OpenSSH 5.3" in found["centos-6"]["refused"]
     assert found["centos-7"]["ended"] == "2024-06-30"
+
+
+def test_whose_signature_can_be_checked(ask: Caller) -> None:
+    before = {e["name"]: e for e in ask.ok("GET", "/x/v1/catalogue")["catalogue"]}
+    assert (before["debian-13"]["signed_by"], before["debian-13"]["signature_checked"]) == (None, None)
+    assert (before["arch"]["signed_by"], before["arch"]["signature_checked"]) == ("arch", False)
+    assert before["fedora-44"]["keys_in"] == "distribution-gpg-keys"
+    ring = settings.STATE.keys / "arch.gpg"
+    ring.parent.mkdir(exist_ok=True)
+    ring.touch()
+    try:
+        after = {e["name"]: e for e in ask.ok("GET", "/x/v1/catalogue")["catalogue"]}
+    finally:
+        ring.unlink()
+    assert after["arch"]["signature_checked"] is True
 
 
 def test_old_releases_are_deprecated(ask: Caller) -> None:

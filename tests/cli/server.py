@@ -180,6 +180,24 @@ class Cloud:
         server.pop("_ready_at")
 
 
+def _entry(name: str, signer: str | None, checked: bool | None, package: str | None, refused: str = "") -> Json:
+    return {
+        "name": name, "description": f"{name} of the publisher", "state": "refused" if refused else "absent",
+        "default_user": "me", "firmware": ["bios"], "cloud_init": True, "guest_agent": None, "grows": True,
+        "signed_by": signer, "signature_checked": checked, "keys_in": package, "refused": refused or None,
+        "ended": None, "note": None,
+    }  # fmt: skip
+
+
+CATALOGUE = [
+    _entry("centos-6", None, None, None, "nobody could log in"),
+    _entry("ubuntu-24.04", "ubuntu", True, "ubuntu-keyring"),
+    _entry("fedora-44", "fedora", False, "distribution-gpg-keys"),
+    _entry("alma-10", "alma", False, "distribution-gpg-keys"),
+    _entry("arch", "arch", False, None),
+]
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -334,7 +352,7 @@ class Routes:
         if kind in ("nodes", "statistics"):
             return self._cluster(request, kind)
         if kind == "catalogue":
-            return JSONResponse({"catalogue": [{"name": "centos-6", "refused": "nobody could log in"}]})
+            return JSONResponse({"catalogue": CATALOGUE})
         if kind == "images":
             return self._image(parts, body)
         server = self.cloud.servers.get(int(parts[1]))

@@ -14,6 +14,17 @@ def test_build(paddock: Shell, cloud: Cloud) -> None:
     assert cloud.images[2]["x_state"] == "ready"
 
 
+def test_the_catalogue_says_whose_signatures_can_be_checked(paddock: Shell, cloud: Cloud) -> None:
+    told = paddock.ok("image", "list", "--available")
+    rows = {line.split()[0]: line for line in told.splitlines() if line}
+    assert " ubuntu " in rows["ubuntu-24.04"]
+    assert " (fedora) " in rows["fedora-44"]
+    words = " ".join(told.split())
+    assert "(alma, fedora): signatures are checked once Debian's package distribution-gpg-keys is installed" in words
+    assert "(arch): signatures are checked once a key ring is in `keys` of the state directory" in words
+    assert "package" not in paddock.ok("image", "list", "--available", "-q")
+
+
 def test_import_sends_every_byte(paddock: Shell, cloud: Cloud, tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
     data = bytes(range(256)) * 9000  # more than two chunks

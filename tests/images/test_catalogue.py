@@ -6,7 +6,8 @@ import pytest
 
 from paddock.base.errors import Invalid
 from paddock.images.build import BUILDERS
-from paddock.images.catalogue import CATALOGUE, load
+from paddock.images.catalogue import CATALOGUE, Publisher, load
+from paddock.images.signers import signers
 
 MINE = """
 [[image]]
@@ -93,6 +94,43 @@ def test_where_key_rings_are_looked_for(tmp_path: Path) -> None:
     assert (none.keyring, none.wanted_keyring) == (None, tmp_path / "rocky.gpg")
     (tmp_path / "rocky.gpg").touch()
     assert CATALOGUE.source(entry, tmp_path).keyring == tmp_path / "rocky.gpg"
+
+
+def test_a_key_ring_for_each_version(tmp_path: Path) -> None:
+    """As packages of Debian bring them. The key of one release proves nothing of another."""
+    ring = tmp_path / "RPM-GPG-KEY-fedora-44-primary"
+    ring.touch()
+    publisher = Publisher(
+        keyrings=(tmp_path / "RPM-GPG-KEY-fedora-{version}-primary",), package="distribution-gpg-keys"
+    )
+    known = CATALOGUE.model_copy(update={"publisher": {**CATALOGUE.publisher, "fedora": publisher}})
+    found = {entry.name: known.source(entry, tmp_path) for entry in known.image if entry.publisher == "fedora"}
+    assert (found["fedora-44"].keyring, found["fedora-43"].keyring) == (ring, None)
+    assert found["fedora-44"].fingerprints != found["fedora-43"].fingerprints
+    assert found["fedora-43"].package == "distribution-gpg-keys"
+
+
+def test_what_packages_have_is_pinned() -> None:
+    """Whatever a package brings, only these keys are taken."""
+    for entry in CATALOGUE.offered:
+        if entry.publisher and CATALOGUE.publisher[entry.publisher].package:
+            assert entry.fingerprints or CATALOGUE.publisher[entry.publisher].fingerprints, entry.name
+
+
+def test_whose_signatures_can_be_checked(tmp_path: Path) -> None:
+    ring = tmp_path / "44.gpg"
+    publisher = Publisher(keyrings=(tmp_path / "{version}.gpg",), package="distribution-gpg-keys")
+    known = CATALOGUE.model_copy(update={"publisher": {**CATALOGUE.publisher, "fedora": publisher}})
+    ring.touch()
+    (tmp_path / "arch.gpg").touch()
+    found = {s.name: s for s in signers(known, tmp_path)}
+    assert {"alma", "arch", "fedora", "opensuse", "rocky", "ubuntu"} == set(found)
+    assert (found["arch"].checked, found["fedora"].checked) == (True, False), "43 and 28 have none"
+    assert found["fedora"].package == "distribution-gpg-keys"
+    assert (found["rocky"].package, found["rocky"].place) == ("", str(tmp_path / "rocky.gpg"))
+    for version in ("43", "28"):
+        (tmp_path / f"{version}.gpg").touch()
+    assert {s.name: s.checked for s in signers(known, tmp_path)}["fedora"]
 
 
 def test_what_nobody_knows_of_a_guest_agent_is_not_told() -> None:

@@ -100,6 +100,13 @@ def test_without_a_key_ring_it_can_be_forbidden(tmp_path: Path) -> None:
             published.ask(wanted, tmp_path, Site(sums=LIST).get)
 
 
+def test_what_is_forbidden_says_which_package_has_the_keys(tmp_path: Path) -> None:
+    wanted = source(required=True, publisher="me", signature=f"{BASE}/sums.gpg", package="keys-of-me")
+    with pytest.raises(Refused) as error:
+        published.ask(wanted, tmp_path, Site(sums=LIST).get)
+    assert error.value.hint == "install Debian's package keys-of-me, or put the keys of me there"
+
+
 @pytest.mark.parametrize("armour", [False, True])
 def test_a_good_signature(tmp_path: Path, publisher: Publisher, armour: bool) -> None:
     site = Site(sums=LIST, **{"sums.gpg": publisher.detached(LIST, armour=armour)})

@@ -98,6 +98,7 @@ def test_doctor_tells_of_everything(directory: StateDir) -> None:
         done = paddock(directory, "doctor", "-o", "json")
     checks = {c["name"]: c for c in json.loads(done.stdout)}
     assert {"Python", "QEMU", "accelerator", "PostgreSQL", "disk", "memory", "state directory", "clock"} <= set(checks)
+    assert "arch" in checks["signatures"]["found"]
     assert checks["API port"]["result"] == "fail"
     assert "in use" in checks["API port"]["found"]
     assert done.returncode == 1

@@ -30,6 +30,12 @@ def _has(entry: Json) -> str:
     return ",".join(word for field, word in known if entry[field])
 
 
+def _signed(entry: Json) -> str:
+    """Its publisher, in brackets where its signature can't be checked here."""
+    name = entry["signed_by"] or "-"
+    return f"({name})" if entry["signature_checked"] is False else str(name)
+
+
 def _remark(entry: Json) -> str:
     if entry["refused"]:
         return f"refused: {entry['refused']}"
@@ -43,7 +49,7 @@ AVAILABLE = (
     Column("LOGIN", lambda e: e["default_user"]),
     Column("BOOTS", _boots, drop=3),
     Column("HAS", _has, drop=2),
-    Column("SIGNED BY", lambda e: e["signed_by"] or "-", drop=4),
+    Column("SIGNED BY", _signed, drop=4),
     Column("DESCRIPTION", lambda e: e["description"], least=20),
     Column("REMARK", _remark, drop=1, least=20),
 )
@@ -75,6 +81,24 @@ def available(api: Api, output: Format, *, quiet: bool = False) -> None:
     entries = known(api)
     rows = [e for e in entries if not e["refused"]] if quiet else entries
     show_rows(rows, AVAILABLE, output, quiet=quiet)
+    if output is Format.TABLE and not quiet:
+        for line in _unchecked(entries):
+            stdout().print(line)
+
+
+def _unchecked(entries: list[Json]) -> list[str]:
+    """Whose signatures can't be checked here, and what has their keys: a line for each package."""
+    missing: dict[str, set[str]] = {}
+    for entry in entries:
+        if entry["signature_checked"] is False and not entry["refused"]:
+            missing.setdefault(entry["keys_in"] or "", set()).add(entry["signed_by"])
+    return [_where_keys_are(package, ", ".join(sorted(names))) for package, names in sorted(missing.items())]
+
+
+def _where_keys_are(package: str, names: str) -> str:
+    if package:
+        return f"({names}): signatures are checked once Debian's package {package} is installed where the API runs"
+    return f"({names}): signatures are checked once a key ring is in `keys` of the state directory (docs/images.md)"
 
 
 def update(

@@ -25,11 +25,16 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_Fingerprint = Annotated[str, Field(pattern=r"^([0-9A-F]{40}|[0-9A-F]{64})$")]
+
+
 class Publisher(_Strict):
     """Whose signatures are checked: where its key ring may lie on this host, and which of its keys is the one."""
 
-    keyrings: tuple[Path, ...] = ()  # besides keys/<publisher>.gpg in the state directory, which comes first
-    fingerprints: tuple[Annotated[str, Field(pattern=r"^([0-9A-F]{40}|[0-9A-F]{64})$")], ...] = ()  # empty: any of it
+    # Besides keys/<publisher>.gpg in the state directory, which comes first. {version} is that of the image.
+    keyrings: tuple[Path, ...] = ()
+    package: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+.-]{0,63}$")] | Literal[""] = ""  # Debian's, that has them
+    fingerprints: tuple[_Fingerprint, ...] = ()  # empty: any of it
 
 
 class Entry(_Strict):
@@ -51,6 +56,7 @@ class Entry(_Strict):
     signature: _FileName | Literal["", "inline"] = ""  # a file of the folder; inline: the checksums' file is signed
     signature_of: Literal["checksums", "image"] = "checksums"
     publisher: str = ""
+    fingerprints: tuple[_Fingerprint, ...] = ()  # the keys that may sign this one; empty: those of its publisher
     user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
     firmware: Annotated[tuple[Firmware, ...], Field(min_length=1)] = ("bios", "uefi")
     cloud_init: bool = True
@@ -108,7 +114,6 @@ class Catalogue(_Strict):
         if not entry.publisher:
             return Source(**_checksum_of(entry))
         publisher = self.publisher[entry.publisher]
-        places = (keys / f"{entry.publisher}.gpg", *publisher.keyrings)
         inline = entry.signature == "inline"
         return Source(
             **_checksum_of(entry),
@@ -116,10 +121,22 @@ class Catalogue(_Strict):
             inline=inline,
             signature="" if inline else f"{entry.folder}/{entry.signature}",
             signature_of=entry.signature_of,
-            keyring=next((place for place in places if place.is_file()), None),
-            wanted_keyring=places[0],
-            fingerprints=publisher.fingerprints,
+            keyring=self.keyring(entry, keys),
+            wanted_keyring=_own(entry, keys),
+            package=publisher.package,
+            fingerprints=entry.fingerprints or publisher.fingerprints,
         )
+
+    def keyring(self, entry: Entry, keys: Path) -> Path | None:
+        """The key ring that the signature of an image is checked with here; None: there is none."""
+        if not entry.publisher:
+            return None
+        brought = (str(ring).replace("{version}", entry.version) for ring in self.publisher[entry.publisher].keyrings)
+        return next((ring for ring in (_own(entry, keys), *map(Path, brought)) if ring.is_file()), None)
+
+
+def _own(entry: Entry, keys: Path) -> Path:
+    return keys / f"{entry.publisher}.gpg"
 
 
 def _checksum_of(entry: Entry) -> dict[str, object]:

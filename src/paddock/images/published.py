@@ -37,6 +37,7 @@ class Source(Frozen):
     signature_of: Literal["checksums", "image"] = "checksums"
     keyring: Path | None = None  # with the publisher's keys; None: there is none here
     wanted_keyring: Path | None = None  # where it would be
+    package: str = ""  # Debian's, that has the publisher's keys
     fingerprints: tuple[str, ...] = ()  # the keys that may sign; empty: any of the key ring
     required: bool = False  # what is not signed, or can't be checked, is refused
 
@@ -131,6 +132,8 @@ def _said(source: Source) -> str:
 
 
 def _help(source: Source) -> str:
+    if source.package:
+        return f"install Debian's package {source.package}, or put the keys of {source.publisher} there"
     if source.publisher:
         return f"put the keys of {source.publisher} there (docs/images.md says how)"
     return "`require_signatures` under `[images]` in paddock.toml forbids it"

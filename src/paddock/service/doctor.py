@@ -45,6 +45,7 @@ def examine(directory: StateDir) -> list[Check]:
         guarded("state directory", lambda: _state(directory)),
         of_config,
         guarded("PostgreSQL", lambda: _postgres(directory, plan)),
+        guarded("signatures", lambda: doctor_host.signatures(directory)),
         guarded("disk", lambda: _disk(directory)),
         guarded("memory", _memory),
         guarded("API port", lambda: _api_port(plan, supervised)),

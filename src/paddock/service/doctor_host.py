@@ -97,6 +97,18 @@ def accelerator(state: StateDir, node: Path | None) -> Check:
     return warn("accelerator", f"tcg: {found['reason']}", hint)
 
 
+def signatures(state: StateDir) -> Check:
+    """Whose images' signatures can be checked here. That none can is no fault: their checksums are."""
+    done = run([sys.executable, "-m", "paddock.images.signers", state.root], check=False, timeout=60)
+    if done.code:
+        return fail("signatures", done.stderr.strip()[-500:], f"correct {state.catalogue}")
+    found = json.loads(done.stdout)
+    checked = [s["name"] for s in found if s["checked"]]
+    others = [s["name"] + (f" (package {s['package']})" if s["package"] else "") for s in found if not s["checked"]]
+    said = f"of images by {', '.join(checked) or 'nobody'} are checked; no keys here of {', '.join(others) or 'nobody'}"
+    return ok("signatures", said)
+
+
 def dev_null() -> Check:
     mode = Path("/dev/null").stat().st_mode & 0o777
     if mode & 0o006 != 0o006:

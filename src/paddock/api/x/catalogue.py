@@ -17,6 +17,8 @@ class EntryReply(Reply):
     """An image of the catalogue. `state` is that of the image here: absent until it is first used, or refused.
 
     `version` is what was fetched, `newer` what its publisher had when it was last asked, `verified` what proves it.
+    `signature_checked`: whether the signature of its publisher would be, for which there must be a key ring here;
+    `keys_in` is the package of Debian that has one, where that is known. Both are null for what nobody signs.
     """
 
     name: str
@@ -29,6 +31,8 @@ class EntryReply(Reply):
     comes_from: str
     checksum_from: str | None
     signed_by: str | None
+    signature_checked: bool | None
+    keys_in: str | None
     default_user: str
     firmware: list[str]
     cloud_init: bool
@@ -48,7 +52,7 @@ class WholeCatalogue(Reply):
     catalogue: list[EntryReply]
 
 
-def shown(entry: Entry, image: Image | None) -> EntryReply:
+def shown(entry: Entry, image: Image | None, known: Catalogue) -> EntryReply:
     """An entry, and what there is of it here."""
     return EntryReply(
         name=entry.name,
@@ -60,7 +64,7 @@ def shown(entry: Entry, image: Image | None) -> EntryReply:
         id=image.pk if image else None,
         comes_from="built here" if entry.built else entry.url,
         checksum_from=f"{entry.folder}/{entry.checksums}" if entry.url else None,
-        signed_by=entry.publisher or None,
+        **_proved(entry, known),
         default_user=entry.user,
         firmware=list(entry.firmware),
         cloud_init=entry.cloud_init,
@@ -70,6 +74,16 @@ def shown(entry: Entry, image: Image | None) -> EntryReply:
         note=entry.note or None,
         **(_of(image) if image else {}),
     )
+
+
+def _proved(entry: Entry, known: Catalogue) -> dict[str, object]:
+    if not entry.publisher:
+        return {"signed_by": None, "signature_checked": None, "keys_in": None}
+    return {
+        "signed_by": entry.publisher,
+        "signature_checked": known.keyring(entry, settings.STATE.keys) is not None,
+        "keys_in": known.publisher[entry.publisher].package or None,
+    }
 
 
 def _of(image: Image) -> dict[str, object]:
@@ -89,4 +103,4 @@ def show_catalogue(request: HttpRequest) -> WholeCatalogue:
     known: Catalogue = settings.CATALOGUE
     here = {image.name: image for image in Image.objects.filter(catalogue=True, deleted=None)}
     listed = [entry for entry in known.image if entry.type == "system"]
-    return WholeCatalogue(catalogue=[shown(entry, here.get(entry.name)) for entry in listed])
+    return WholeCatalogue(catalogue=[shown(entry, here.get(entry.name), known) for entry in listed])
