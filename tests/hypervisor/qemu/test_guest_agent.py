@@ -86,13 +86,14 @@ def sync(sock: socket.socket) -> None:
 
 
 def answering(*answers: object) -> Behaviour:
-    """Answers one command per connection, in this order."""
+    """Answers commands in this order, over as many connections as they come by, then hangs up."""
     left = list(answers)
 
     def behave(sock: socket.socket) -> None:
         sync(sock)
-        line(sock)
-        send(sock, left.pop(0))
+        while left:
+            line(sock)
+            send(sock, left.pop(0))
 
     return behave
 
@@ -183,6 +184,34 @@ def test_a_silent_guest_costs_its_timeout_only(server: Server, agent: GuestAgent
     start = clock.monotonic()
     assert not agent.ping(0.2)
     assert clock.monotonic() - start < 0.5
+
+
+def test_a_conversation_begins_once(server: Server, agent: GuestAgent) -> None:
+    begun = []
+    written = {"return": 5}, {"return": {"count": 3}}, {"return": {}}
+    read = {"return": 6}, {"return": {"buf-b64": b64(b"yes")}}, {"return": {}}
+    talk_of = answering(*written, *read, {"error": {"desc": "failed to open file '/g': No such file or directory"}})
+
+    def behave(sock: socket.socket) -> None:
+        begun.append(1)
+        talk_of(sock)
+
+    server.behaviour = behave
+    with agent.conversation(2) as talk:
+        talk.write_pipe("/p", b"abc")
+        assert talk.read_file("/f") == "yes"
+        with pytest.raises(NotFound, match="there is no file /g"):
+            talk.read_file("/g")
+    assert begun == [1]
+
+
+def test_each_answer_of_a_conversation_is_limited_by_itself(server: Server, agent: GuestAgent) -> None:
+    big = {"return": "x" * 700_000}
+    server.behaviour = answering(big, big, {"return": "x" * 1_100_000})
+    with agent.conversation(5) as talk:
+        assert [len(talk.ask("guest-info")), len(talk.ask("guest-info"))] == [700_000] * 2
+        with pytest.raises(Unavailable, match="over 1024 KiB"):
+            talk.ask("guest-info")
 
 
 def test_rests_of_older_calls_are_skipped(server: Server, agent: GuestAgent) -> None:

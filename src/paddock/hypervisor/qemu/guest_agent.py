@@ -1,6 +1,6 @@
-"""A small client of the QEMU guest agent: synchronous, one call at a time, and not to be harmed by the guest.
+"""A small client of the QEMU guest agent: synchronous, one conversation at a time, and not to be harmed by the guest.
 
-Whatever the guest sends, a call ends in its time and takes bounded memory. Each call first says
+Whatever the guest sends, a call ends in its time and takes bounded memory. Each conversation first says
 `guest-sync-delimited` and skips all before the 0xFF byte of its answer: rests of calls that were given up.
 """
 
@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from paddock.base import clock
@@ -63,22 +64,16 @@ class GuestAgent:
 
     def read_file(self, path: str, timeout: float, limit: int = 64 * 1024) -> str | None:
         """A small file of the guest; None when there is no such file. Raises Unavailable."""
-        deadline = clock.monotonic() + timeout
         try:
-            handle = self.call("guest-file-open", {"path": path, "mode": "r"}, _left(deadline))
-        except Refused:
+            with self._opened(path, "r", 0, timeout) as file:
+                return _decoded(file.ask("guest-file-read", count=limit), "buf-b64")
+        except (NotFound, Refused):
             return None
-        try:
-            answer = self.call("guest-file-read", {"handle": handle, "count": limit}, _left(deadline))
-            return _decoded(answer, "buf-b64")
-        finally:
-            self.call("guest-file-close", {"handle": handle}, max(_left(deadline), 0.2))
 
     def read_chunk(self, path: str, offset: int, limit: int, timeout: float) -> FileChunk:
         """Part of a file of any size. Raises NotFound, and as `call`."""
-        deadline = clock.monotonic() + timeout
-        with self._opened(path, "rb", offset, deadline) as handle:
-            answer = self.call("guest-file-read", {"handle": handle, "count": limit}, _left(deadline))
+        with self._opened(path, "rb", offset, timeout) as file:
+            answer = file.ask("guest-file-read", count=limit)
         data = _bytes(answer, "buf-b64")
         if len(data) > limit:
             raise Unavailable(f"the guest agent gave {len(data)} bytes where {limit} were asked for")
@@ -86,46 +81,30 @@ class GuestAgent:
 
     def write_chunk(self, path: str, offset: int, data: bytes, timeout: float) -> None:
         """Write into a file that is there. Raises NotFound, and as `call`."""
-        deadline = clock.monotonic() + timeout
-        with self._opened(path, "rb+", offset, deadline) as handle:
+        with self._opened(path, "rb+", offset, timeout) as file:
             while data:
-                arguments = {"handle": handle, "buf-b64": base64.b64encode(data).decode()}
-                written = _field(self.call("guest-file-write", arguments, _left(deadline)), "count", int)
-                if not 0 < written <= len(data):
-                    raise Unavailable(f"the guest agent says it wrote {written} of {len(data)} bytes")
-                data = data[written:]
+                data = data[file.write(data) :]
 
     @contextmanager
-    def _opened(self, path: str, mode: str, offset: int, deadline: float) -> Iterator[int]:
-        """A handle of a guest's file. What is written is in the file only when this ends well."""
+    def _opened(self, path: str, mode: str, offset: int, timeout: float) -> Iterator["_File"]:
+        """A guest's file, which is closed when this ends. What is written is in it only when this ends well."""
+        file = None
         try:
-            handle = self.call("guest-file-open", {"path": path, "mode": mode}, _left(deadline))
-        except Refused as e:
-            if "No such file" in e.message:
-                raise NotFound(f"there is no file {path} in the guest") from e
-            raise
-        try:
-            if offset:
-                self.call("guest-file-seek", {"handle": handle, "offset": offset, "whence": 0}, _left(deadline))
-            yield handle
+            with self.conversation(timeout) as talk:
+                file = _File.open(talk, path, mode)
+                if offset:
+                    file.ask("guest-file-seek", offset=offset, whence=0)
+                yield file
+                file.close()
         except BaseException:
-            with contextlib.suppress(Unavailable, Refused):
-                self.call("guest-file-close", {"handle": handle}, CLOSE_WAIT)
+            if file and not file.closed:
+                with contextlib.suppress(Unavailable, Refused):  # its answers may be out of step: begin anew
+                    self.call("guest-file-close", {"handle": file.handle}, CLOSE_WAIT)
             raise
-        self.call("guest-file-close", {"handle": handle}, CLOSE_WAIT)
 
     def set_time(self, timeout: float) -> None:
         """Tell the guest the time. Raises as `call`."""
         self.call("guest-set-time", {"time": int(clock.now().timestamp() * 1e9)}, timeout)
-
-    def write_pipe(self, path: str, data: bytes, timeout: float) -> None:
-        """Write into a named pipe that somebody in the guest reads, and close it. Raises NotFound, and as `call`."""
-        deadline = clock.monotonic() + timeout
-        with self._opened(path, "w", 0, deadline) as handle:
-            arguments = {"handle": handle, "buf-b64": base64.b64encode(data).decode()}
-            written = _field(self.call("guest-file-write", arguments, _left(deadline)), "count", int)
-            if written != len(data):
-                raise Unavailable(f"the guest agent says it wrote {written} of {len(data)} bytes")
 
     def launch(self, argv: tuple[str, ...], stdin: str, timeout: float) -> int:
         """Start a command in the guest and don't wait for it. Returns its process id there. Raises as `call`."""
@@ -167,39 +146,117 @@ class GuestAgent:
     ) -> Any:
         """One command and its answer. Raises Unavailable when the answer does not come in time or is none, Refused
         with the guest agent's words when it refuses."""
-        deadline = clock.monotonic() + timeout
-        if not self._lock.acquire(timeout=max(timeout, 0)):
-            raise Unavailable("the guest agent is busy with another call", hint="try again")
-        try:
-            return self._call(command, arguments, deadline, limit, answers)
-        except OSError as e:
-            raise Unavailable(f"the guest agent can't be reached: {e}") from e
-        finally:
-            self._lock.release()
+        with self.conversation(timeout, limit) as talk:
+            return talk.ask(command, arguments) if answers else talk.tell(command, arguments)
 
     def call_if_free(self, command: str, timeout: float) -> Any:
         """As `call`, for what nobody needs: None when somebody else is using the guest agent."""
         if not self._lock.acquire(blocking=False):
             return None
         try:
-            return self._call(command, None, clock.monotonic() + timeout, MAX_REPLY, True)
-        except OSError as e:
-            raise Unavailable(f"the guest agent can't be reached: {e}") from e
+            with self._begun(clock.monotonic() + timeout, MAX_REPLY) as talk:
+                return talk.ask(command)
         finally:
             self._lock.release()
 
-    def _call(self, command: str, arguments: dict[str, Any] | None, deadline: float, limit: int, answers: bool) -> Any:
-        with self._connect(_left(deadline)) as sock:
-            reader = _Reader(sock, deadline, limit)
-            token = secrets.randbits(31)
-            _send(sock, _DELIMITER + _line("guest-sync-delimited", {"id": token}), deadline)
-            reader.skip_past(_DELIMITER)
-            while _json(reader.line()).get("return") != token:  # an older call's answer
-                reader.skip_past(_DELIMITER)
-            _send(sock, _line(command, arguments), deadline)
-            if not answers:
-                return _refusal(sock, command)
-            return _returned(_json(reader.line()), command)
+    @contextmanager
+    def conversation(self, timeout: float, limit: int = MAX_REPLY) -> Iterator["Talk"]:
+        """Several commands one after another, `timeout` seconds for all, while nobody else speaks to it: a guest that
+        is slow is spared a beginning for each. It answers already when this begins. Raises as `call`."""
+        deadline = clock.monotonic() + timeout
+        if not self._lock.acquire(timeout=max(timeout, 0)):
+            raise Unavailable("the guest agent is busy with another call", hint="try again")
+        try:
+            with self._begun(deadline, limit) as talk:
+                yield talk
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def _begun(self, deadline: float, limit: int) -> Iterator["Talk"]:
+        try:
+            with self._connect(_left(deadline)) as sock:
+                talk = Talk(sock, deadline, limit)
+                talk.sync()
+                yield talk
+        except OSError as e:
+            raise Unavailable(f"the guest agent can't be reached: {e}") from e
+
+
+class Talk:
+    """A conversation with the guest agent."""
+
+    def __init__(self, sock: socket.socket, deadline: float, limit: int) -> None:
+        self._sock = sock
+        self._deadline = deadline
+        self._limit = limit
+        self._reader = _Reader(sock, deadline, limit)
+
+    def sync(self) -> None:
+        """Begin anew: what comes from now on answers what is said from now on."""
+        token = secrets.randbits(31)
+        _send(self._sock, _DELIMITER + _line("guest-sync-delimited", {"id": token}), self._deadline)
+        self._reader.skip_past(_DELIMITER)
+        while _json(self._reader.line()).get("return") != token:  # an older call's answer
+            self._reader.skip_past(_DELIMITER)
+
+    def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
+        """One command and its answer. Raises as `GuestAgent.call`."""
+        _send(self._sock, _line(command, arguments), self._deadline)
+        self._reader.expect(self._limit)
+        return _returned(_json(self._reader.line()), command)
+
+    def tell(self, command: str, arguments: dict[str, Any] | None = None) -> None:
+        """A command that is answered only when it is refused; the last of a conversation. Raises Refused."""
+        _send(self._sock, _line(command, arguments), self._deadline)
+        _refusal(self._sock, command)
+
+    def read_file(self, path: str, limit: int = 64 * 1024) -> str:
+        """A small file of the guest. Raises NotFound, and as `GuestAgent.call`."""
+        file = _File.open(self, path, "r")
+        found = _decoded(file.ask("guest-file-read", count=limit), "buf-b64")
+        file.close()
+        return found
+
+    def write_pipe(self, path: str, data: bytes) -> None:
+        """Write into a named pipe that somebody in the guest reads, and close it. Raises NotFound, and as `call`."""
+        file = _File.open(self, path, "w")
+        written = file.write(data)
+        file.close()
+        if written != len(data):
+            raise Unavailable(f"the guest agent says it wrote {written} of {len(data)} bytes")
+
+
+@dataclass
+class _File:
+    """A file that the guest agent has open."""
+
+    talk: Talk
+    handle: int
+    closed: bool = False
+
+    @classmethod
+    def open(cls, talk: Talk, path: str, mode: str) -> "_File":
+        try:
+            return cls(talk, talk.ask("guest-file-open", {"path": path, "mode": mode}))
+        except Refused as e:
+            if "No such file" in e.message:
+                raise NotFound(f"there is no file {path} in the guest") from e
+            raise
+
+    def ask(self, command: str, **arguments: object) -> Any:
+        return self.talk.ask(command, {"handle": self.handle, **arguments})
+
+    def write(self, data: bytes) -> int:
+        """Returns how many bytes it took."""
+        written = _field(self.ask("guest-file-write", **{"buf-b64": base64.b64encode(data).decode()}), "count", int)
+        if not 0 < written <= len(data):
+            raise Unavailable(f"the guest agent says it wrote {written} of {len(data)} bytes")
+        return int(written)
+
+    def close(self) -> None:
+        self.ask("guest-file-close")
+        self.closed = True
 
 
 class _Reader:
@@ -211,6 +268,10 @@ class _Reader:
         self._limit = limit
         self._taken = 0
         self._buffer = bytearray()
+
+    def expect(self, limit: int) -> None:
+        """Another answer of at most `limit` bytes."""
+        self._taken, self._limit = len(self._buffer), limit
 
     def skip_past(self, delimiter: bytes) -> None:
         while (at := self._buffer.find(delimiter)) < 0:

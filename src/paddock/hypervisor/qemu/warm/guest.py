@@ -6,6 +6,8 @@ for who the machine is, which is written into a pipe of the guest.
 
 import secrets
 import threading
+from collections.abc import Callable
+from datetime import datetime
 from importlib.resources import files
 from uuid import UUID
 
@@ -37,20 +39,24 @@ def settle(agent: GuestAgent, seconds: float, stop: threading.Event) -> None:
     """Have the guest take off its identity and stand still; returns when it does. Raises Refused with the guest's
     reason, Unavailable when it takes longer, GivenUp when it is told to stop."""
     agent.launch(("/bin/sh", "-s"), script(), ANSWER)
-    wait_for(agent, ("ready",), seconds, stop)
+    _wait_for(lambda: state(agent), ("ready",), seconds, stop)
 
 
-def tell(agent: GuestAgent, words: str, seconds: float, stop: threading.Event | None = None) -> None:
-    """Tell the guest who it is; returns when its kernel's randomness is new. Raises Refused, Unavailable."""
-    agent.write_pipe(_WAKE, words.encode(), seconds)
-    wait_for(agent, ("reseeded", "born"), seconds, stop)
+def tell(agent: GuestAgent, words: str, seconds: float, stop: threading.Event | None = None) -> datetime:
+    """Tell the guest who it is; returns when its kernel's randomness is new, and says when the guest agent answered
+    first. Raises Refused, Unavailable."""
+    with agent.conversation(seconds) as talk:
+        answered = clock.now()
+        talk.write_pipe(_WAKE, words.encode())
+        _wait_for(lambda: _said(talk.read_file(STATE)), ("reseeded", "born"), seconds, stop)
+    return answered
 
 
-def wait_for(agent: GuestAgent, wanted: tuple[str, ...], seconds: float, stop: threading.Event | None = None) -> None:
+def _wait_for(look: Callable[[], str], wanted: tuple[str, ...], seconds: float, stop: threading.Event | None) -> None:
     """Until the script says one of these. Raises Hopeless when it gives up, Unavailable, GivenUp."""
     deadline = clock.monotonic() + seconds
     pause, longest = LOOK_EVERY
-    while (said := state(agent)) not in wanted:
+    while (said := look()) not in wanted:
         if said.startswith("refused"):
             raise Hopeless(f"its guest can't start warm: {said.removeprefix('refused').strip()}")
         if clock.monotonic() > deadline:
@@ -64,9 +70,13 @@ def wait_for(agent: GuestAgent, wanted: tuple[str, ...], seconds: float, stop: t
 def state(agent: GuestAgent) -> str:
     """What the script said last; empty: nothing."""
     try:
-        return (agent.read_file(STATE, ANSWER) or "").strip()[:300]
+        return _said(agent.read_file(STATE, ANSWER) or "")
     except Unavailable:
         return ""
+
+
+def _said(text: str) -> str:
+    return text.strip()[:300]
 
 
 def sample(agent: GuestAgent) -> str:
