@@ -81,6 +81,7 @@ def test_modules_are_few() -> None:
         ("GET", "/v1/changes?timeout=nan", "", 422, "invalid_input", "timeout"),
         ("GET", f"/v1/machines/{NOBODY}/console_log?limit=x", "", 422, "invalid_input", "limit"),
         ("POST", "/v1/warm", "{}", 422, "invalid_input", "uuid"),
+        ("PUT", "/v1/warm/ready", "{}", 422, "invalid_input", "wishes"),
         ("DELETE", "/v1/warm/.hidden", "", 422, "invalid_input", "id"),
         ("DELETE", f"/v1/warm/{'a' * 65}", "", 422, "invalid_input", "id"),
         ("DELETE", "/v1/warm/%2e%2e%2fimages", "", 404, "not_found", ""),

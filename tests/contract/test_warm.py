@@ -13,7 +13,7 @@ from paddock.hypervisor.base import Hypervisor
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Disk, Machine, Power, Rescue
 from paddock.machine.state import Phase, Progress
-from paddock.machine.warm import Start, WarmImage
+from paddock.machine.warm import Start, WarmImage, Wish
 from tests.contract.conftest import Made
 from tests.contract.harness import Harness, until
 from tests.contract.specs import IMAGE_SIZE, make_image, make_machine
@@ -145,6 +145,49 @@ def test_a_new_disk_may_be_larger_than_the_warm_images(warm: Warm) -> None:
     larger = Disk(size=4 * IMAGE_SIZE, image=warm.image.sha256)
     assert warm.began(warm.started(system_disk=larger)) == Start(warm=True)
     assert "smaller than the warm image's" in warm.began(warm.started()).why
+
+
+def ready(warm: Warm) -> int:
+    return sum(w.ready for w in warm.list())
+
+
+def until_ready(warm: Warm, count: int) -> None:
+    until(lambda: ready(warm), lambda found: found == count)
+
+
+def test_a_machine_takes_one_that_is_held_ready(warm: Warm) -> None:
+    image = warm.make()
+    warm.hypervisor.warm.keep_ready((Wish(machine=warm.wanted(), count=2),))
+    until_ready(warm, 2)
+    (told,) = warm.list()
+    assert (told.id, told.wanted, told.lacking, told.machines) == (image.id, 2, "", 0)
+    machine = warm.started()
+    assert warm.began(machine) == Start(warm=True, pool=True)
+    assert ready(warm) < 2
+    until_ready(warm, 2)  # there is another one soon
+    assert warm.again(machine) == Start()  # an ordinary machine from then on
+    larger = Disk(size=4 * IMAGE_SIZE, image=warm.image.sha256)
+    assert warm.began(warm.started(system_disk=larger)) == Start(warm=True)  # theirs have another size
+    assert warm.began(warm.started(dedicated_cpus=True)).pool is False
+    warm.hypervisor.warm.keep_ready(())
+    until_ready(warm, 0)
+    assert warm.began(warm.started()) == Start(warm=True)
+
+
+def test_a_warm_image_is_made_to_hold_guests_of(warm: Warm) -> None:
+    warm.hypervisor.warm.keep_ready((Wish(machine=warm.wanted(), count=1),))
+    until_ready(warm, 1)
+    warm.hypervisor.warm.remove_warm(warm.list()[0].id)
+    assert ready(warm) == 0
+    until_ready(warm, 1)  # of another one
+    warm.hypervisor.warm.keep_ready(())
+
+
+def test_an_image_that_is_not_here_is_waited_for(warm: Warm) -> None:
+    absent = warm.wanted(image="0" * 64, system_disk=Disk(size=IMAGE_SIZE, image="0" * 64))
+    warm.hypervisor.warm.keep_ready((Wish(machine=absent, count=1), Wish(machine=warm.wanted(), count=1)))
+    until_ready(warm, 1)
+    warm.hypervisor.warm.keep_ready(())
 
 
 def test_it_outlives_hibernation(warm: Warm) -> None:

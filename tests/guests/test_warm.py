@@ -136,6 +136,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
 
 @pytest.fixture
 def warm(shared: Warm) -> Iterator[Warm]:
+    yield from prepared(shared)
+
+
+def prepared(shared: Warm) -> Iterator[Warm]:
     """It, with the warm image, looked through if need be; and without machines afterwards."""
     before = shared.define("before")
     shared.made(before)
@@ -294,7 +298,7 @@ def test_a_qemu_that_does_not_take_it_boots_instead(warm: Warm) -> None:
     store, directory = warm.node.host.warm.store, warm.directory(image)
     record = store.read(image.id)
     assert record
-    directory.devices.write_bytes(b"nothing that QEMU knows" * 1000)
+    (directory.root / record.way.state).write_bytes(b"nothing that QEMU knows" * 1000)
     store.trust(record)
     machine = warm.define()
     began = warm.start(machine)

@@ -32,6 +32,7 @@ from paddock.hypervisor.wire import (
     SnapshotRequest,
     VolumeList,
     WarmList,
+    Wishes,
 )
 from paddock.machine.spec import Disk, Machine, Volume
 from paddock.machine.state import (
@@ -138,6 +139,9 @@ class Answers:
 
     def warm_images(self, _call: Call) -> WarmList:
         return WarmList(warm=self._warm.warm_images())
+
+    def keep_ready(self, call: Call) -> None:
+        self._warm.keep_ready(call.parsed(Wishes).wishes)
 
     def remove_warm(self, call: Call) -> None:
         self._warm.remove_warm(call.warm)
@@ -252,6 +256,7 @@ class Agent:
             route("DELETE", volume, a.remove_volume, "remove_volume"),
             route("GET", "/v1/warm", a.warm_images),
             route("POST", "/v1/warm", a.make_warm),
+            route("PUT", "/v1/warm/ready", a.keep_ready),
             route("DELETE", "/v1/warm/{warm}", a.remove_warm, "remove_warm"),
             route("GET", "/v1/images", a.images),
             route("PUT", image, a.ensure_image),

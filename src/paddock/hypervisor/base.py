@@ -29,7 +29,7 @@ from paddock.machine.state import (
     Snapshot,
     VolumeState,
 )
-from paddock.machine.warm import WarmImage
+from paddock.machine.warm import WarmImage, Wish
 
 MAX_CHUNK = 512 * 1024  # bytes of a guest's file in one call
 
@@ -160,6 +160,11 @@ class WarmImages(Protocol):
 
     def warm_images(self) -> tuple[WarmImage, ...]:
         """All that are here, those that are being made, and notes of where there can be none."""
+
+    def keep_ready(self, wishes: tuple[Wish, ...]) -> None:
+        """Hold so many guests restored and paused, that machines are turned on by resuming one, and no others. They are
+        made in the background, of memory that can be spared, and given up where it runs short; `warm_images` says how
+        many there are. To be said again after a restart."""
 
     def remove_warm(self, id: str) -> None:
         """Nobody starts from it any more; machines that did go on. Removing what is not there succeeds."""

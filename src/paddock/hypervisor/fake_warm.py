@@ -1,6 +1,7 @@
 """The fake's warm images: made and used by the same rules as real ones, though there is nothing in them.
 
-One is being made for some moments, and is there when somebody looks after that: no thread is needed for it.
+One is being made for some moments, and is there when somebody looks after that: no thread is needed for it. So it is
+with guests that are held ready.
 """
 
 import hashlib
@@ -16,7 +17,7 @@ from paddock.hypervisor.fake_host import Fake, FakeHost
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import MIB, Machine
 from paddock.machine.state import Progress
-from paddock.machine.warm import WARM_BUDGET, Policy, Start, WarmImage, none_yet, too_small, why_not
+from paddock.machine.warm import WARM_BUDGET, Policy, Start, WarmImage, Wish, none_yet, too_small, why_not
 
 MAKING_SECONDS = 0.1  # at least
 
@@ -43,6 +44,9 @@ class FakeWarm:
         self._host = host
         self._making: dict[str, _Making] = {}  # by key
         self._errors: dict[str, PaddockError] = {}  # of the last attempt
+        self._wishes: dict[str, Wish] = {}  # by key
+        self._ready: dict[str, int] = {}  # by key
+        self._filled = float("inf")  # from when on there are as many as wished
 
     def make_warm(self, machine: Machine) -> Progress:
         with self._host.faults.around("make_warm"), self._host.changed:
@@ -64,14 +68,65 @@ class FakeWarm:
     def warm_images(self) -> tuple[WarmImage, ...]:
         with self._host.faults.around("warm_images"), self._host.changed:
             self._settle()
+            self._fill()
             users = [fake.saved.stands_on for fake in self._host.fakes.values()]
-            kept = (w.model_copy(update={"machines": users.count(w.id)}) for w in self._host.warm_kept.values())
+            kept = (self._told(warm, users.count(warm.id)) for warm in self._host.warm_kept.values())
             return (*kept, *(making.told for making in self._making.values()))
+
+    def _told(self, warm: WarmImage, machines: int) -> WarmImage:
+        key = warm.id.partition("-")[0]
+        ready, wanted = self._ready.get(key, 0), self._wishes[key].count if key in self._wishes else 0
+        lacking = "the node has no memory to spare" if ready < wanted and not self._room(self._wishes[key]) else ""
+        return warm.model_copy(update={"machines": machines, "ready": ready, "wanted": wanted, "lacking": lacking})
+
+    def keep_ready(self, wishes: tuple[Wish, ...]) -> None:
+        with self._host.faults.around("keep_ready"), self._host.changed:
+            self._fill()
+            self._wishes = {key_of(wish.machine): wish for wish in wishes if wish.count}
+            kept = ((key, wish.count) for key, wish in self._wishes.items() if key in self._ready)
+            self._ready = {key: min(self._ready[key], count) for key, count in kept}
+            self._begin_filling()
+
+    def _begin_filling(self) -> None:
+        if any(self._ready.get(key, 0) < wish.count for key, wish in self._wishes.items()):
+            self._filled = min(self._filled, clock.monotonic() + max(MAKING_SECONDS, self._host.faults.copy_seconds))
+
+    def _fill(self) -> None:
+        """What was begun long enough ago is there, as far as there is memory for it."""
+        if clock.monotonic() < self._filled:
+            return
+        self._filled = float("inf")
+        for key, wish in self._wishes.items():
+            manifest = self._host.images.get(wish.machine.image)
+            if manifest is None or why_not(wish.machine, manifest):
+                continue
+            found = self._find(key)
+            if found is None:
+                self._begin(key, wish.machine, manifest)
+            elif not found.unusable and self._room(wish):
+                self._ready[key] = wish.count
+        self._begin_filling()
+
+    def _room(self, wish: Wish) -> bool:
+        return self._host.memory_mib - self._host.memory_used >= wish.machine.memory_mib
+
+    def _taken(self, machine: Machine) -> bool:
+        """Whether one is ready for it; it is not any more."""
+        key = key_of(machine)
+        self._fill()
+        wish = self._wishes.get(key)
+        if not wish or not self._ready.get(key) or wish.machine.system_disk.size != machine.system_disk.size:
+            return False
+        self._ready[key] -= 1
+        self._begin_filling()
+        return True
 
     def remove_warm(self, id: str) -> None:
         with self._host.faults.around("remove_warm"), self._host.changed:
             self._settle()
+            self._ready.pop(id.partition("-")[0], None)
             self._host.forget_warm(id)
+            self._begin_filling()
 
     def begin(self, fake: Fake, paused: bool) -> dict[str, Any]:
         """How a machine begins that is turned on: what changes of what is saved of it. May have a warm image made."""
@@ -81,7 +136,8 @@ class FakeWarm:
         found, why = self._choose(machine, paused)
         if found:
             self._host.keep_warm(found.model_copy(update={"used": clock.now()}))
-        began = Start(warm=found is not None, why=why)
+        pool = found is not None and not machine.dedicated_cpus and self._taken(machine)
+        began = Start(warm=found is not None, pool=pool, why=why)
         return {"began": began, "woken": began.warm, "fresh": False, "stands_on": found.id if found else ""}
 
     def _choose(self, machine: Machine, paused: bool) -> tuple[WarmImage | None, str]:

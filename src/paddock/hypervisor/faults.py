@@ -16,7 +16,7 @@ Operation = Literal[
     "facts", "ensure", "power", "remove", "state", "changes", "readiness", "ensure_image", "images", "remove_image",
     "ensure_disk", "exec", "console", "vnc", "console_log", "adapt", "metrics", "sizes", "snapshot", "drop_snapshot",
     "ensure_volume", "remove_volume", "volumes", "set_password", "read_file", "write_file", "send_keys",
-    "hibernate", "set_disk_password", "make_warm", "warm_images", "remove_warm",
+    "hibernate", "set_disk_password", "make_warm", "warm_images", "keep_ready", "remove_warm",
 ]  # fmt: skip
 
 

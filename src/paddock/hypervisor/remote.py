@@ -37,6 +37,7 @@ from paddock.hypervisor.wire import (
     SnapshotRequest,
     VolumeList,
     WarmList,
+    Wishes,
 )
 from paddock.machine.cleaning import Cleaning
 from paddock.machine.image import ImageManifest
@@ -56,7 +57,7 @@ from paddock.machine.state import (
     Snapshot,
     VolumeState,
 )
-from paddock.machine.warm import WarmImage
+from paddock.machine.warm import WarmImage, Wish
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -334,6 +335,9 @@ class RemoteWarm:
 
     def warm_images(self) -> tuple[WarmImage, ...]:
         return self._link.get(WarmList, "/v1/warm").warm
+
+    def keep_ready(self, wishes: tuple[Wish, ...]) -> None:
+        self._link.send("PUT", "/v1/warm/ready", Wishes(wishes=wishes))
 
     def remove_warm(self, id: str) -> None:
         self._link.send("DELETE", f"/v1/warm/{quote(id, safe='')}")

@@ -11,7 +11,7 @@ from paddock.machine.image import ImageManifest
 from paddock.machine.keys import Chord
 from paddock.machine.spec import Frozen, Power, Sha256
 from paddock.machine.state import MachineState, VolumeState
-from paddock.machine.warm import WarmImage
+from paddock.machine.warm import WarmImage, Wish
 
 EPOCH = "epoch"  # query parameter of every change
 CORRELATION_HEADER = "X-Correlation-Id"
@@ -89,3 +89,7 @@ class VolumeList(Frozen):
 
 class WarmList(Frozen):
     warm: tuple[WarmImage, ...]
+
+
+class Wishes(Frozen):
+    wishes: tuple[Wish, ...]

@@ -29,13 +29,24 @@ class WarmImage(Frozen):
     used: datetime | None = None  # when a machine started from it last
     machines: int = 0  # whose disks stand on its disk
     making: bool = False
+    ready: int = 0  # guests that are held restored and paused, for machines to take
+    wanted: int = 0  # how many there shall be
+    lacking: str = ""  # why there are fewer
     unusable: str = ""  # why there can be none of this image, or none now
+
+
+class Wish(Frozen):
+    """So many guests are to be held ready, restored from the warm image that a machine like this could start from."""
+
+    machine: Machine
+    count: Annotated[int, Field(ge=0, le=1000)]
 
 
 class Start(Frozen):
     """How a machine that was turned on began."""
 
     warm: bool = False  # from a warm image
+    pool: bool = False  # one that was held ready
     why: str = ""  # not, where that was asked for
 
 

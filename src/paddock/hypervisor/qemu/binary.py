@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -37,6 +38,19 @@ def version_of(text: str) -> str:
     return version
 
 
+def migration_capabilities(path: str) -> frozenset[str]:
+    """How this program can write and read a guest's memory. Raises Refused when it does not say."""
+    commands = ("qmp_capabilities", "query-migrate-capabilities", "quit")
+    asked = "".join(json.dumps({"execute": command}) + "\n" for command in commands)
+    bare = ["-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-qmp", "stdio"]
+    said = run.run([path, *bare], input=asked, timeout=10).stdout
+    try:
+        answers = [json.loads(line).get("return") for line in said.splitlines()]
+        return frozenset(str(one["capability"]) for answer in answers if isinstance(answer, list) for one in answer)
+    except (ValueError, KeyError, AttributeError) as e:
+        raise Refused(f"{path} does not say what it can do: {said[:200]!r}", hint=_HINT) from e
+
+
 @functools.lru_cache(maxsize=4)
 def _ask(path: str, _changed: int) -> Binary:
     text = run.run([path, "-help"], timeout=10).stdout
@@ -46,6 +60,7 @@ def _ask(path: str, _changed: int) -> Binary:
         sandbox="-sandbox on" in text,
         user_network="-netdev user" in text,
         build=hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+        migration=migration_capabilities(path),
     )
     if not binary.user_network:
         raise Refused(f"QEMU {binary.version} was built without user-mode networking", hint=_HINT)

@@ -44,6 +44,7 @@ class Binary:
     user_network: bool
     uefi_code: str = ""  # the firmware's file; empty where there is none
     build: str = ""  # tells this program from any other of its version
+    migration: frozenset[str] = frozenset()  # its capabilities of writing and reading memory
 
     @property
     def private_files(self) -> bool:

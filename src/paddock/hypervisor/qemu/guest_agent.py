@@ -43,6 +43,23 @@ class GuestAgent:
     def __init__(self, connect: Callable[[float], socket.socket]) -> None:
         self._connect = connect
         self._lock = threading.Lock()
+        self._early: socket.socket | None = None  # for the next conversation
+
+    def connect_early(self, timeout: float) -> None:
+        """Connect now for the next conversation: where nobody is connected, the guest agent looks every 100 ms only.
+        Raises Unavailable."""
+        self.use(self._connected(timeout))
+
+    def use(self, sock: socket.socket) -> None:
+        """The next conversation is over this connection, over which nothing is on its way."""
+        self.let_go()
+        self._early = sock
+
+    def let_go(self) -> None:
+        """Of a connection for a conversation that nobody has begun."""
+        sock, self._early = self._early, None
+        if sock:
+            sock.close()
 
     def ping(self, timeout: float) -> bool:
         """Whether it answers in time."""
@@ -174,13 +191,17 @@ class GuestAgent:
 
     @contextmanager
     def _begun(self, deadline: float, limit: int) -> Iterator["Talk"]:
+        early, self._early = self._early, None
+        with early or self._connected(_left(deadline)) as sock:
+            talk = Talk(sock, deadline, limit)
+            talk.sync()
+            yield talk
+
+    def _connected(self, timeout: float) -> socket.socket:
         try:
-            with self._connect(_left(deadline)) as sock:
-                talk = Talk(sock, deadline, limit)
-                talk.sync()
-                yield talk
+            return self._connect(timeout)
         except OSError as e:
-            raise Unavailable(f"the guest agent can't be reached: {e}") from e
+            raise _unreachable(e) from e
 
 
 class Talk:
@@ -210,6 +231,10 @@ class Talk:
         """A command that is answered only when it is refused; the last of a conversation. Raises Refused."""
         _send(self._sock, _line(command, arguments), self._deadline)
         _refusal(self._sock, command)
+
+    def kept(self) -> socket.socket:
+        """The connection, for a later conversation: it stays when this one ends."""
+        return self._sock.dup()
 
     def read_file(self, path: str, limit: int = 64 * 1024) -> str:
         """A small file of the guest. Raises NotFound, and as `GuestAgent.call`."""
@@ -294,6 +319,8 @@ class _Reader:
             data = self._sock.recv(CHUNK)
         except TimeoutError as e:
             raise Unavailable("the guest agent does not answer") from e
+        except OSError as e:
+            raise _unreachable(e) from e
         if not data:
             raise Unavailable("the guest agent's channel was closed")
         self._taken += len(data)
@@ -315,6 +342,12 @@ def _send(sock: socket.socket, data: bytes, deadline: float) -> None:
         sock.sendall(data)
     except TimeoutError as e:
         raise Unavailable("the guest agent does not read") from e
+    except OSError as e:
+        raise _unreachable(e) from e
+
+
+def _unreachable(error: OSError) -> Unavailable:
+    return Unavailable(f"the guest agent can't be reached: {error}")
 
 
 def _refusal(sock: socket.socket, command: str) -> None:
@@ -324,6 +357,8 @@ def _refusal(sock: socket.socket, command: str) -> None:
         data = sock.recv(CHUNK)
     except TimeoutError:
         return
+    except OSError as e:
+        raise _unreachable(e) from e
     if data.strip():
         _returned(_json(data.split(b"\n")[0]), command)
 

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 from paddock.base import clock
-from paddock.base.errors import NotFound, PaddockError, Refused, Unavailable
-from paddock.hypervisor.qemu import host, memory, process, record, scope, start
+from paddock.base.errors import NotFound, PaddockError, Unavailable
+from paddock.hypervisor.qemu import host, identity, memory, process, record, scope, start
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout
@@ -24,6 +24,7 @@ from paddock.hypervisor.qemu.qmp import Qmp, QmpThread
 from paddock.hypervisor.qemu.record import Run, Spec
 from paddock.hypervisor.qemu.slot import Slot, ending, state_of, unseen
 from paddock.hypervisor.qemu.volume_store import VolumeStore
+from paddock.hypervisor.qemu.warm import pool
 from paddock.hypervisor.qemu.watch import Watcher
 from paddock.machine.spec import Machine
 from paddock.machine.state import Accelerator, Change, Phase
@@ -130,6 +131,33 @@ class Held:
             self._pinning.place(machine.uuid, live)
             if run.cpus:
                 self._pinning.settle(self._lives())
+        except BaseException as e:
+            self._stillborn(slot, live, str(e))
+            raise
+        return live, run
+
+    def _taken(self, slot: Slot, machine: Machine, ready: pool.Ready, run: Run) -> tuple[Live, Run]:
+        """One that was held ready is the machine's QEMU from now on; its guest stands still, and nobody knows of it
+        yet."""
+        directory = slot.directory
+        for attached in machine.volumes:
+            identity.give(self.volumes.file(attached.volume), writable=True)
+        with start.plain_errors(directory):
+            pool.move_in(ready, directory, directory.seed.read_bytes())
+        marks = start.marks(directory)
+        new = {
+            "phase": Phase.RUNNING, "pid": ready.process.pid, "boot_id": process.boot_id(), "since": clock.now(),
+            "serial_from": marks.serial, "log_from": marks.qemu,
+        }  # fmt: skip
+        run = run.model_copy(update=new)
+        live = self._live(slot, ready.process, run)
+        try:
+            with start.plain_errors(directory):
+                record.write_run(directory, run)
+                scope.put_into_scope(machine.uuid, machine.name, ready.process.pid)
+                live.control()
+                live.agent.use(ready.agent)
+            self._pinning.place(machine.uuid, live)
         except BaseException as e:
             self._stillborn(slot, live, str(e))
             raise
@@ -250,10 +278,11 @@ class Held:
 
     def _adopt_all(self) -> None:
         """Find again what an earlier process of ours defined and started."""
+        pool.put_back(self._layout.machines)
         names = [d.name for d in self._layout.machines.iterdir() if d.is_dir()]
         uuids = [UUID(name) for name in names if _is_uuid(name)]
-        with ThreadPoolExecutor(8, "adopt") as pool:
-            for slot in pool.map(self._adopt, uuids):
+        with ThreadPoolExecutor(8, "adopt") as helpers:
+            for slot in helpers.map(self._adopt, uuids):
                 if slot.spec or slot.live:
                     self._slots[slot.uuid] = slot
                     self._pinning.adopt(slot.uuid, slot.run.cpus if slot.live else ())
@@ -263,7 +292,7 @@ class Held:
         directory = self._layout.machine(uuid)
         slot = Slot(uuid, directory, record.read_spec(directory), record.read_run(directory))
         try:
-            found = process.find(directory, uuid, slot.run.pid)
+            found = process.find(directory, slot.run.pid)
         except (PaddockError, OSError) as e:
             log.error("machine %s: %s", uuid, e)
             found = None
@@ -283,18 +312,17 @@ class Held:
         slot.live = live = self._live(slot, found, slot.run)
         self._watcher.add(found.pidfd, lambda: self._ended(slot, live))
         try:
-            self._prove(slot, live.control())
+            live.control()
+            self._find_accelerator(slot, live)
         except PaddockError as e:
             log.warning("machine %s runs as process %d, but %s", slot.uuid, found.pid, e)
             return
         self._save(slot)
         log.info("machine %s was found running as process %d", slot.uuid, found.pid)
 
-    def _prove(self, slot: Slot, qmp: Qmp) -> None:
-        if qmp.uuid != slot.uuid:
-            raise Refused(f"BUG: machine {qmp.uuid} answers in the directory of {slot.uuid}")
-        if slot.run.accelerator is None and slot.live:
-            enabled = slot.live.execute("query-kvm")["enabled"]
+    def _find_accelerator(self, slot: Slot, live: Live) -> None:
+        if slot.run.accelerator is None:
+            enabled = live.execute("query-kvm")["enabled"]
             accelerator = Accelerator.KVM if enabled else Accelerator.TCG
             slot.run = slot.run.model_copy(update={"accelerator": accelerator})
 

@@ -106,6 +106,11 @@ class Layout:
         return self.root / "warm"
 
     @property
+    def pool(self) -> Path:
+        """Guests that are held ready. As deep as the machines: a directory there becomes one of theirs."""
+        return self.root / "pool"
+
+    @property
     def helpers(self) -> Path:
         """What helper guests boot."""
         return self.root / "helpers"

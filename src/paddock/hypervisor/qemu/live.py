@@ -94,6 +94,10 @@ class Live:
         """Hand over a descriptor. Raises as `Qmp.execute`."""
         self.control().give(name, fd)
 
+    def give_set(self, number: int, fd: int) -> None:
+        """The same, into the set of that number. Raises as `Qmp.execute`."""
+        self.control().give_set(number, fd)
+
     def refresh(self) -> str:
         """Ask for the run state now. Raises Unavailable."""
         self.status = str(self.execute("query-status")["status"])
@@ -130,6 +134,7 @@ class Live:
 
     def let_go(self) -> None:
         """Hang up; it goes on."""
+        self.agent.let_go()
         if self.qmp:
             self.qmp.close()
 

@@ -146,13 +146,13 @@ def _placed(kept: Kept, attached: Attached) -> list[str]:
     return [*head, device if place is None else f"{device},scsi-id={place}"]
 
 
-def load(live: Live, path: Path | None = None, look_every: float = LOOK_EVERY) -> None:
+def load(live: Live, begin: Callable[[], None] | None = None, look_every: float = LOOK_EVERY) -> None:
     """Give a QEMU that waits for its memory the file, unless it reads it already, and wait until it has read it all.
-    `path`: not its own, but this one. Raises Unusable when it does not take it, Unavailable when it is silent."""
+    `begin`: gives it another one. Raises Unusable when it does not take it, Unavailable when it is silent."""
     deadline = clock.monotonic() + LOAD_SECONDS
     try:
         if live.refresh() == WAITING and not migration(live).get("status"):
-            _give(live, path or live.directory.memory)
+            begin() if begin else _give(live)
         while live.refresh() == WAITING:
             if migration(live).get("status") == "failed":
                 raise Unusable(f"QEMU does not take its memory: {migration(live).get('error-desc', 'it says no more')}")
@@ -165,8 +165,8 @@ def load(live: Live, path: Path | None = None, look_every: float = LOOK_EVERY) -
         raise
 
 
-def _give(live: Live, path: Path) -> None:
-    fd = files.open_regular(path)
+def _give(live: Live) -> None:
+    fd = files.open_regular(live.directory.memory)
     try:
         live.give(FD, fd)
         live.execute("migrate-incoming", {"uri": URI})

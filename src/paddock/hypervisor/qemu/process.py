@@ -12,7 +12,6 @@ import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
 
 from paddock.base import clock, run
 from paddock.base.errors import Refused, Unavailable
@@ -107,15 +106,16 @@ def start(words: list[str], directory: MachineDir, lock: int) -> Process:
     return Process(child.pid, pidfd)
 
 
-def find(directory: MachineDir, uuid: UUID, recorded: int | None) -> Process | None:
-    """The QEMU that holds the machine's lock, whoever started it; None when nobody holds it.
+def find(directory: MachineDir, recorded: int | None) -> Process | None:
+    """The QEMU that holds the machine's lock, whoever started it; None when nobody holds it. It is known by where it
+    stands: one that was held ready was started with a uuid of its own.
 
     Raises Unavailable when somebody else holds it for 2 s.
     """
     deadline = clock.monotonic() + 2
     while files.is_locked(directory.lock):
-        for pid in [recorded] if recorded and _is_ours(recorded, directory, uuid) else _pids():
-            if _is_ours(pid, directory, uuid):
+        for pid in [recorded] if recorded and _is_ours(recorded, directory) else _pids():
+            if _is_ours(pid, directory):
                 with contextlib.suppress(ProcessLookupError):
                     return Process(pid, os.pidfd_open(pid))
         if clock.monotonic() > deadline:
@@ -187,11 +187,11 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def _is_ours(pid: int, directory: MachineDir, uuid: UUID) -> bool:
+def _is_ours(pid: int, directory: MachineDir) -> bool:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         where = Path(f"/proc/{pid}/cwd")
-        return str(uuid).encode() in words and os.path.samefile(where, directory.root)
+        return b"-uuid" in words and os.path.samefile(where, directory.root)
     except OSError:
         return False
 

@@ -96,12 +96,23 @@ class Qmp:
         """Hand over a descriptor, which stays ours too. Raises as `execute`."""
         self._thread.call(self._give(name, fd))
 
+    def give_set(self, number: int, fd: int) -> None:
+        """The same, into the set of that number: QEMU finds it as /dev/fdset/NUMBER."""
+        self._thread.call(self._give_set(number, fd))
+
     async def _give(self, name: str, fd: int) -> None:
+        self._send(fd)
+        await self.request("getfd", {"fdname": name})
+
+    async def _give_set(self, number: int, fd: int) -> None:
+        self._send(fd)
+        await self.request("add-fd", {"fdset-id": number})
+
+    def _send(self, fd: int) -> None:
         try:
             self._client.send_fd_scm(fd)
         except (QMPError, StateError, OSError) as e:
             raise Unavailable("QEMU went away") from e
-        await self.request("getfd", {"fdname": name})
 
     async def request(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """The same on the QMP thread."""

@@ -81,6 +81,7 @@ class Run(Frozen):
     hibernated: bool = False  # it ends because its memory is written
     cold_start: str = ""  # why it did not go on with its memory
     warm: str = ""  # the warm image that this run, or what was hibernated of it, began from
+    pooled: bool = False  # and that was held ready
     answered: datetime | None = None  # when the guest agent of one that began warm said its first word
     not_warm: str = ""  # why its first start was no warm one, where that was asked for
     cpus: tuple[int, ...] = ()  # of the host, that are its alone

@@ -15,10 +15,12 @@ from paddock.hypervisor.qemu.record import Given, Run
 from paddock.hypervisor.qemu.slot import Slot
 from paddock.hypervisor.qemu.warm import start as warm_start
 from paddock.hypervisor.qemu.warm.node import WarmNode
+from paddock.hypervisor.qemu.warm.pool import Ready
 from paddock.hypervisor.qemu.warm.store import Record
 from paddock.machine.spec import Machine
 from paddock.machine.state import Phase, Progress
 
+AGENT_WAIT = 5.0  # seconds for QEMU to take a connection to a guest agent
 TIME_WAIT = 5.0  # seconds for a guest agent to take the time
 
 log = logging.getLogger(__name__)
@@ -95,7 +97,7 @@ class Runs(Held):
             if slot.run.phase is Phase.HIBERNATED:
                 memory.discard(slot.directory)
                 self._note_off(slot, why)
-            if unknown := process.find(slot.directory, slot.uuid, slot.run.pid):
+            if unknown := process.find(slot.directory, slot.run.pid):
                 unknown.end()
             if unknown or slot.run.rebooting:  # it shall stay off now
                 self._note_off(slot, why)
@@ -130,6 +132,9 @@ class Runs(Held):
         start.check_port(machine.network)
         found, why = self._warm.choose(machine, slot.directory, paused)
         try:
+            if found and (ready := self._warm.pool.take(found, machine)):
+                self._take_ready(slot, machine, ready)
+                return None
             if found:
                 self._warm.store.stand_on(found, slot.directory, machine.system_disk.size)
                 disks.use(slot.directory)
@@ -143,6 +148,16 @@ class Runs(Held):
         disks.use(slot.directory)
         return why
 
+    def _take_ready(self, slot: Slot, machine: Machine, ready: Ready) -> None:
+        try:
+            run = self._run(slot, machine).model_copy(update={"warm": ready.record.id, "pooled": True})
+            live, run = self._taken(slot, machine, ready, run)
+            disks.use(slot.directory)
+            self._wake_up(slot, machine, live, run)
+        except BaseException:
+            ready.end()
+            raise
+
     def _wake_warm(self, slot: Slot, machine: Machine, found: Record) -> None:
         manifest, binary = self._images.manifest(machine.image), find_binary()
         run = self._run(slot, machine).model_copy(update={"warm": found.id})
@@ -150,13 +165,23 @@ class Runs(Held):
         words = warm_start.words(machine, manifest, binary, run.accelerator, found.id)
         live, run = self._spawn(slot, machine, words, run)
         try:
-            warm_start.restore(live, self._layout.warm_image(found.id))
-            warm_start.wake(live, machine, manifest.default_user)
+            live.agent.connect_early(AGENT_WAIT)
+            found.way.read(live, self._layout.warm_image(found.id))
+        except BaseException as e:
+            self._stillborn(slot, live, str(e))
+            raise
+        self._wake_up(slot, machine, live, run)
+
+    def _wake_up(self, slot: Slot, machine: Machine, live: Live, run: Run) -> None:
+        """Its guest goes on as somebody of its own."""
+        try:
+            answered = warm_start.wake(live, machine, self._images.manifest(machine.image).default_user)
             live.refresh()
         except BaseException as e:
             self._stillborn(slot, live, str(e))
             raise
-        self._publish(slot, live, run)
+        self._publish(slot, live, run.model_copy(update={"answered": answered}))
+        self._save(slot)
 
     def _goes_on(self, slot: Slot, paused: bool) -> str | None:
         """None when it went on with the memory that it was hibernated with. Else why it can't; empty when it never

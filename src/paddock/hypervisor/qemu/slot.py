@@ -40,7 +40,7 @@ def state_of(slot: Slot) -> MachineState:
         host_restarted=run.host_restarted and live is None,
         rebooting=run.rebooting and live is None,
         cold_start=run.cold_start if live else "",
-        began=Start(warm=bool(run.warm), why=run.not_warm) if live else Start(),
+        began=Start(warm=bool(run.warm), pool=run.pooled, why=run.not_warm) if live else Start(),
         epoch=slot.spec.epoch if slot.spec else 0,
     )
 

@@ -1,6 +1,6 @@
 """Lets a guest's frozen file systems go when nobody else does: a process beside each freeze.
 
-`python -m paddock.hypervisor.qemu.thaw DIRECTORY UUID PID FD` waits until the other end of the pipe FD is closed: the
+`python -m paddock.hypervisor.qemu.thaw DIRECTORY PID FD` waits until the other end of the pipe FD is closed: the
 node agent that holds it is done, or is gone, perhaps for long. Where the note of the freeze is there still, it thaws
 the guest, however often it must ask. So a guest never stays frozen because Paddock was stopped in that moment.
 """
@@ -11,7 +11,6 @@ import os
 import sys
 from pathlib import Path
 from typing import Protocol
-from uuid import UUID
 
 from paddock.base import clock, run
 from paddock.base import log as logs
@@ -43,7 +42,7 @@ class Watch:
         try:
             where = guest.directory.root
             argv: list[str | Path] = [sys.executable, "-m", "paddock.hypervisor.qemu.thaw"]
-            argv += [where, where.name, str(guest.process.pid), str(read)]
+            argv += [where, str(guest.process.pid), str(read)]
             run.spawn(argv, output=where / "thaw.log", pass_fds=(read,))
         except BaseException:
             self.done()
@@ -81,8 +80,8 @@ def thawed(guest: Guest, seconds: float) -> bool:
 class _Found:
     """A machine that runs, found by its directory. Raises LookupError when it has ended, and what `find` raises."""
 
-    def __init__(self, directory: MachineDir, uuid: UUID, pid: int) -> None:
-        found = process.find(directory, uuid, pid)
+    def __init__(self, directory: MachineDir, pid: int) -> None:
+        found = process.find(directory, pid)
         if found is None or found.pid != pid:
             raise LookupError
         self.directory, self.process = directory, found
@@ -91,22 +90,22 @@ class _Found:
 
 def main(argv: list[str]) -> int:
     """The entry point."""
-    directory, uuid, pid, held = MachineDir(Path(argv[0])), UUID(argv[1]), int(argv[2]), int(argv[3])
+    directory, pid, held = MachineDir(Path(argv[0])), int(argv[1]), int(argv[2])
     os.read(held, 1)  # until nobody holds the other end
     if not note(directory).exists():
         return 0
     logs.setup("thaw")
     pause, longest = EVERY
-    while note(directory).exists() and not _tried(directory, uuid, pid):
+    while note(directory).exists() and not _tried(directory, pid):
         clock.sleep(pause)
         pause = min(pause * 2, longest)
     return 0
 
 
-def _tried(directory: MachineDir, uuid: UUID, pid: int) -> bool:
+def _tried(directory: MachineDir, pid: int) -> bool:
     """Whether it is over: thawed, or the guest has ended."""
     try:
-        if not thawed(_Found(directory, uuid, pid), THAW_WAIT):
+        if not thawed(_Found(directory, pid), THAW_WAIT):
             return False
     except LookupError:
         note(directory).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from paddock.hypervisor.qemu.cmdline import Binary
 from paddock.hypervisor.qemu.warm.guest import script
+from paddock.hypervisor.qemu.warm.ways import WayName, way_of
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Frozen, Machine
 from paddock.machine.state import Accelerator
@@ -30,6 +31,7 @@ class Key(Frozen):
     accelerator: Accelerator
     qemu: str  # this very program
     kernel: str  # its arguments, where QEMU loads it
+    way: WayName  # in which its memory is kept
 
     @property
     def id(self) -> str:
@@ -39,7 +41,7 @@ class Key(Frozen):
 
 
 def key_of(machine: Machine, manifest: ImageManifest, binary: Binary, accelerator: Accelerator) -> Key:
-    """Of the warm image that this machine could start from."""
+    """Of the warm image that this machine could start from. Raises Refused where this QEMU can't have any."""
     model = f"{machine.cpu_model}{' nested' if machine.nested else ''}"
     return Key(
         script=hashlib.sha256(script().encode()).hexdigest(),
@@ -55,6 +57,7 @@ def key_of(machine: Machine, manifest: ImageManifest, binary: Binary, accelerato
         accelerator=accelerator,
         qemu=f"{binary.version} {binary.build}",
         kernel=f"{manifest.cmdline} {machine.kernel_args}" if manifest.direct_boot else "",
+        way=way_of(binary).name,
     )
 
 

@@ -5,6 +5,7 @@ never used. All of it happens in a directory beside, which gets the image's name
 """
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -14,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import uuid4
 
-from paddock.base import clock
-from paddock.base.errors import Refused, Unavailable
+from paddock.base import clock, run
+from paddock.base.errors import CommandFailed, PaddockError, Refused, Unavailable
 from paddock.hypervisor.qemu import (
     cmdline,
     copies,
@@ -28,7 +29,7 @@ from paddock.hypervisor.qemu import (
     seed,
     start,
 )
-from paddock.hypervisor.qemu.cmdline import Binary, Warm
+from paddock.hypervisor.qemu.cmdline import Binary
 from paddock.hypervisor.qemu.copies import GivenUp
 from paddock.hypervisor.qemu.layout import Layout, MachineDir, WarmDir, image_file
 from paddock.hypervisor.qemu.live import Live
@@ -36,8 +37,9 @@ from paddock.hypervisor.qemu.qmp import Qmp, QmpThread
 from paddock.hypervisor.qemu.room import Room
 from paddock.hypervisor.qemu.warm import guest
 from paddock.hypervisor.qemu.warm.key import Key
-from paddock.hypervisor.qemu.warm.start import ignore_shared, restore, words
+from paddock.hypervisor.qemu.warm.start import words
 from paddock.hypervisor.qemu.warm.store import Part, Record
+from paddock.hypervisor.qemu.warm.ways import WAYS
 from paddock.machine.image import ImageManifest, Role
 from paddock.machine.spec import MIB, Machine, Seed, UserNetwork
 from paddock.machine.state import Accelerator
@@ -50,10 +52,8 @@ SAMPLE_SECONDS = 60.0
 LOOK_EVERY = 0.1  # seconds
 ROOM = Room(1)  # of a node: their memory is in no placement
 OVERHEAD_MIB = 64 + cmdline.TCG_CACHE_MIB  # of QEMU itself
-PARTS = ("ram", "devices", disks.WARM_DISK)
 # Where memory runs out all the same, the kernel takes these first.
 _ALONE = ["choom", "-n", "1000", "--", "setpriv", "--no-new-privs", "--pdeathsig", "KILL", "nice", "-n", "10"]
-_FAST = 2**40  # bytes per second
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Maker:
         self._layout = layout
         self._thread = thread
         self.plan = plan
+        self._way = WAYS[plan.key.way]
         self._stop = stop
         self._id = f"{plan.key.id}-{secrets.token_hex(4)}"  # of its own, since an older one's disk may be in use
         self._scratch = WarmDir(layout.warm / f".{self._id}")
@@ -85,18 +86,39 @@ class Maker:
         """Returns when it has its name. Raises Hopeless when there can be none of this image, GivenUp, DiskFull,
         Refused, Unavailable."""
         begun = clock.monotonic()
-        machine = self._template()
         try:
-            with ROOM.taken(machine.memory_mib + OVERHEAD_MIB, self._wait_for_room):
-                self._prepare(machine)
-                self._boot_and_save(machine)
-                self._compare(machine)
-            record = self._described(clock.monotonic() - begun)
-            self._name(record)
+            with self._plain_errors():
+                self._make()
+                record = self._described(clock.monotonic() - begun)
+                self._name(record)
         finally:
             shutil.rmtree(self._scratch.root, ignore_errors=True)
         log.info("warm image %s of %s was made in %.0f s", record.id, record.name, record.seconds)
         return record
+
+    def _make(self) -> None:
+        machine = self._template()
+        with ROOM.taken(machine.memory_mib + OVERHEAD_MIB, self._wait_for_room):
+            self._prepare(machine)
+            self._boot_and_save(machine)
+            self._compare(machine)
+
+    @contextlib.contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        """A disk that is full is said to be, whatever it was that failed for it."""
+        size = self.plan.machine.memory_mib * MIB
+        try:
+            yield
+        except (guest.Hopeless, GivenUp):
+            raise
+        except OSError as e:
+            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise disks.full(self._layout.warm, size) from e
+            raise Refused(f"no warm image can be made in {self._layout.warm}: {e}", hint="see `paddock doctor`") from e
+        except PaddockError as e:
+            if shutil.disk_usage(self._layout.warm).free < copies.RESERVE:
+                raise disks.full(self._layout.warm, size) from e
+            raise
 
     def _template(self) -> Machine:
         """A machine of nobody."""
@@ -116,10 +138,23 @@ class Maker:
         disks.make_over(self._scratch, image_file(disk.image or "", Role.DISK), disk.size)
         text = seed.seed_iso({**seed.seed_files(machine), "network-config": seed.ANY_CARD})
         files.write_whole(self._scratch.seed, text, sync=False)
+        if self._way.shared:
+            self._reserve(machine.memory_mib * MIB)
+
+    def _reserve(self, size: int) -> None:
+        """The file of its memory, with room for all of it: a page that found none would be QEMU's end."""
+        fd = files.create(self._scratch.ram)
+        try:
+            os.ftruncate(fd, size)
+            if run.run(["fallocate", "--length", str(size), self._scratch.ram], check=False).code:
+                copies.check_room(MachineDir(self._layout.warm), size)  # no room, or a file system that can't
+            identity.give_open(fd, writable=True)
+        finally:
+            os.close(fd)
 
     def _boot_and_save(self, machine: Machine) -> None:
         plan = self.plan
-        warm = Warm(file="ram", shared=True, alone=True)
+        warm = self._way.template()
         line = cmdline.command_line(machine, plan.manifest, plan.binary, plan.accelerator, paused=False, warm=warm)
         with self._running(self._scratch, machine, line) as live:
             self.doing = "booting its guest"
@@ -128,16 +163,16 @@ class Maker:
             self._unplug(live)
             guest.settle(live.agent, SETTLE_SECONDS, self._stop)
             self.doing = "writing its memory"
-            live.execute("stop")
-            self._save(live)
+            # Where nobody is connected its guest agent sleeps for 100 ms again and again: who begins would wait for it.
+            with live.agent.conversation(SAVE_SECONDS):
+                live.execute("stop")
+                self._save(live)
 
     def _wait_booted(self, live: Live) -> None:
         """Until nothing of its boot is left to do."""
         deadline = clock.monotonic() + BOOT_SECONDS
         manifest = self.plan.manifest
         while not (live.agent_open() and live.agent.ping(1.0) and self._boot_is_over(live, manifest)):
-            if live.process.gone():
-                raise Unavailable(f"its guest ended: {process.last_words(live.directory)}")
             self._wait(deadline, "its guest has no guest agent that answers")
 
     def _boot_is_over(self, live: Live, manifest: ImageManifest) -> bool:
@@ -154,15 +189,7 @@ class Maker:
         live.execute("netdev_del", {"id": "net0"})
 
     def _save(self, live: Live) -> None:
-        """The devices into a file; the memory is in one."""
-        ignore_shared(live, True)
-        live.execute("migrate-set-parameters", {"max-bandwidth": _FAST})
-        fd = files.create(self._scratch.devices)
-        try:
-            live.give(memory.FD, fd)
-            live.execute("migrate", {"uri": memory.URI})
-        finally:
-            os.close(fd)
+        self._way.begin_writing(live, self._scratch)
         deadline = clock.monotonic() + SAVE_SECONDS
         while (found := memory.migration(live)).get("status") in memory.UNDER_WAY:
             self._wait(deadline, "QEMU does not write its memory")
@@ -187,7 +214,7 @@ class Maker:
             shutil.copy(self._scratch.seed, directory.seed)
             line = words(machine, plan.manifest, plan.binary, plan.accelerator, self._scratch.root.name)
             with self._running(directory, machine, line) as live:
-                restore(live, self._scratch)
+                self._way.read(live, self._scratch)
                 live.execute("cont")
                 guest.tell(live.agent, guest.probe(), SAMPLE_SECONDS, self._stop)
                 return guest.sample(live.agent)
@@ -202,6 +229,11 @@ class Maker:
         try:
             live.attach(self._met(live, machine))
             yield live
+        except (Unavailable, Refused) as e:
+            if not isinstance(e, guest.Hopeless) and live.process.gone(0.5):
+                said = process.last_words(directory)
+                raise Unavailable(f"its guest ended while {self.doing}: {said or started.reap()}") from e
+            raise
         finally:
             live.end()
             started.reap()
@@ -216,23 +248,30 @@ class Maker:
     def _keep_from_change(self) -> None:
         """Guests that start from it may read it. Older QEMUs take no file as memory that they could not write to, even
         if they never do: the checksum tells."""
-        for name in PARTS:
-            writable = name == "ram" and not self.plan.binary.private_files
+        for name in self._way.parts:
+            writable = name == "ram" and self._way.shared and not self.plan.binary.private_files
             identity.give(self._scratch.root / name, writable=writable)
 
     def _described(self, seconds: float) -> Record:
         self.doing = "taking its checksums"
+        if self._way.shared:
+            self._give_back()
         parts = {name: Part(size=size, sha256=found) for name, (size, found) in self._hashed().items()}
         return Record(
             id=self._id, key=self.plan.key, name=self.plan.manifest.name, disk=self.plan.machine.system_disk.size,
             seed=self._scratch.seed.stat().st_size, parts=parts, made=clock.now(), seconds=round(seconds, 1),
         )  # fmt: skip
 
+    def _give_back(self) -> None:
+        """The room of what its guest never wrote."""
+        with contextlib.suppress(CommandFailed):  # a file system that can't
+            run.run(["fallocate", "--dig-holes", self._scratch.ram], timeout=SAVE_SECONDS)
+
     def _hashed(self) -> dict[str, tuple[int, str]]:
-        return {name: memory.hashed(self._scratch.root / name, sync=True) for name in PARTS}
+        return {name: memory.hashed(self._scratch.root / name, sync=True) for name in self._way.parts}
 
     def _name(self, record: Record) -> None:
-        keep = {*PARTS, "warm.json"}
+        keep = {*self._way.parts, "warm.json"}
         for path in self._scratch.root.iterdir():
             if path.name not in keep:
                 path.unlink()

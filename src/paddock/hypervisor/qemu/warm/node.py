@@ -8,7 +8,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from paddock.base.errors import PaddockError, Refused
+from paddock.base.errors import NotFound, PaddockError, Refused
 from paddock.hypervisor.qemu import files
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.binary import find_binary
@@ -19,10 +19,11 @@ from paddock.hypervisor.qemu.qmp import QmpThread
 from paddock.hypervisor.qemu.warm.guest import Hopeless
 from paddock.hypervisor.qemu.warm.key import Key, key_of
 from paddock.hypervisor.qemu.warm.make import Maker, Plan
+from paddock.hypervisor.qemu.warm.pool import Pool
 from paddock.hypervisor.qemu.warm.store import Record, WarmStore
 from paddock.machine.spec import Machine
 from paddock.machine.state import Progress
-from paddock.machine.warm import WARM_BUDGET, Policy, WarmImage, none_yet, too_small, why_not
+from paddock.machine.warm import WARM_BUDGET, Policy, WarmImage, Wish, none_yet, too_small, why_not
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class WarmNode:
         self.policy: Policy = policy
         self.store = WarmStore(layout, budget)
         self._thread = QmpThread()
-        self._pool = ThreadPoolExecutor(1, "warm")
+        self.pool = Pool(layout, self._thread, self.store, self._usable)
+        self._workers = ThreadPoolExecutor(1, "warm")
         self._lock = threading.Lock()
         self._makers: dict[str, Maker | None] = {}  # by key: those that are made, or wait for that
         self._errors: dict[str, PaddockError] = {}  # of the last attempt
@@ -47,7 +49,11 @@ class WarmNode:
 
     def choose(self, machine: Machine, directory: MachineDir, paused: bool) -> tuple[Record | None, str]:
         """What a new machine starts from; or why it boots. That may have one made."""
-        plan = self._plan(machine)
+        self.pool.hold_off()
+        try:
+            plan = self._plan(machine)
+        except Refused as e:
+            return None, e.message
         if why := why_not(machine, plan.manifest, paused):
             return None, why
         record, why = self.store.find(plan.key)
@@ -77,10 +83,37 @@ class WarmNode:
         maker = self._makers.get(plan.key.id)
         return Progress(done=False, doing=maker.doing if maker else "waiting for another to be made")
 
+    def keep_ready(self, wishes: tuple[Wish, ...]) -> None:
+        """See `paddock.hypervisor.base.WarmImages`."""
+        self.pool.keep([(self._plan(wish.machine), wish.count) for wish in wishes if self._possible(wish.machine)])
+
+    def _possible(self, machine: Machine) -> bool:
+        """Whether it can be planned: its image may not be here yet."""
+        try:
+            return not why_not(machine, self._plan(machine).manifest)
+        except (NotFound, Refused) as e:
+            log.warning("no guests of image %s can be held ready: %s", machine.image[:12], e)
+            return False
+
+    def _usable(self, plan: Plan) -> tuple[Record | None, str]:
+        """A warm image that guests can be held ready of, made if need be; or why there is none. Raises why it could
+        not be made."""
+        record, why = self.store.find(plan.key)
+        if record is None and not why:
+            if error := self._errors.pop(plan.key.id, None):
+                raise error
+            self._begin(plan)
+            return None, "its warm image is being made"
+        return record, why
+
     def warm_images(self) -> tuple[WarmImage, ...]:
         """Those that there are, and those that are made."""
-        found = self.store.images()
+        found = [self._with_ready(image) for image in self.store.images()]
         return (*found, *(_in_making(maker.plan) for maker in list(self._makers.values()) if maker))
+
+    def _with_ready(self, image: WarmImage) -> WarmImage:
+        ready, wanted, lacking = self.pool.told(image.id.partition("-")[0])
+        return image.model_copy(update={"ready": ready, "wanted": wanted, "lacking": lacking})
 
     def remove_warm(self, id: str) -> None:
         """Nobody starts from it any more."""
@@ -97,7 +130,8 @@ class WarmNode:
         if self._stop.is_set():
             return
         self._stop.set()
-        self._pool.shutdown(cancel_futures=True)
+        self.pool.close()
+        self._workers.shutdown(cancel_futures=True)
         self._thread.close()
 
     def _plan(self, machine: Machine) -> Plan:
@@ -116,7 +150,7 @@ class WarmNode:
             if plan.key.id in self._makers or self._stop.is_set():
                 return
             self._makers[plan.key.id] = None
-        self._pool.submit(self._work, plan)
+        self._workers.submit(self._work, plan)
 
     def _work(self, plan: Plan) -> None:
         maker = Maker(self._layout, self._thread, plan, self._stop)

@@ -2,19 +2,19 @@
 of its own before it can be reached. Whatever fails on the way, the machine boots instead."""
 
 import logging
+from datetime import datetime
 
 from paddock.base import clock
-from paddock.hypervisor.qemu import cmdline, media, memory
-from paddock.hypervisor.qemu.cmdline import Binary, Warm
-from paddock.hypervisor.qemu.layout import WarmDir, warm_file
+from paddock.hypervisor.qemu import cmdline, media
+from paddock.hypervisor.qemu.cmdline import Binary
 from paddock.hypervisor.qemu.live import Live
 from paddock.hypervisor.qemu.warm import guest
+from paddock.hypervisor.qemu.warm.ways import IGNORE_SHARED as IGNORE_SHARED
+from paddock.hypervisor.qemu.warm.ways import way_of
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Machine, UserNetwork
 from paddock.machine.state import Accelerator
 
-IGNORE_SHARED = "x-ignore-shared"  # memory that is in a file stays there when the rest is written or read
-LOOK_EVERY = 0.002  # seconds
 TELL_WAIT = 20.0  # seconds until the guest has taken its identity's first part
 
 log = logging.getLogger(__name__)
@@ -23,34 +23,22 @@ log = logging.getLogger(__name__)
 def words(machine: Machine, manifest: ImageManifest, binary: Binary, accelerator: Accelerator, id: str) -> list[str]:
     """What to start QEMU with: without what its guest has not seen yet."""
     bare = machine.model_copy(update={"volumes": (), "iso": None})
-    warm = Warm(file=warm_file(id, "ram"), card=False)
-    line = cmdline.command_line(bare, manifest, binary, accelerator, paused=True, warm=warm)
+    line = cmdline.command_line(bare, manifest, binary, accelerator, paused=True, warm=way_of(binary).heir(id))
     return [*line, "-incoming", "defer"]
 
 
-def restore(live: Live, directory: WarmDir) -> None:
-    """Its guest goes on where the warm image's stood still, with its CPUs stopped yet. Raises memory.Unusable."""
-    ignore_shared(live, True)
-    memory.load(live, directory.devices, LOOK_EVERY)
-    ignore_shared(live, False)  # when it is hibernated, all of its memory is written
-
-
-def ignore_shared(live: Live, state: bool) -> None:
-    """Before memory is written or read: leave alone what is in the file."""
-    live.execute("migrate-set-capabilities", {"capabilities": [{"capability": IGNORE_SHARED, "state": state}]})
-
-
-def wake(live: Live, machine: Machine, user: str) -> None:
-    """Let it go on: first with new randomness, then with a network card, and with what else it has. Raises Refused,
-    Unavailable."""
+def wake(live: Live, machine: Machine, user: str) -> datetime:
+    """Let it go on: first with new randomness, then with a network card, and with what else it has. Says when its guest
+    agent answered. Raises Refused, Unavailable."""
     begun = clock.monotonic()
     live.execute("cont")
     live.refresh()
-    guest.tell(live.agent, guest.identity(machine, user), TELL_WAIT)
+    answered = guest.tell(live.agent, guest.identity(machine, user), TELL_WAIT)
     plug_card(live, machine.network)
     media.bring_volumes(live, machine.volumes)
     media.bring_iso(live, machine)
     log.info("machine %s took its identity in %.0f ms", machine.uuid, (clock.monotonic() - begun) * 1000)
+    return answered
 
 
 def plug_card(live: Live, network: UserNetwork) -> None:

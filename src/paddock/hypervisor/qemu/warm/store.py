@@ -19,6 +19,7 @@ from paddock.base.errors import DiskFull, Unavailable
 from paddock.hypervisor.qemu import disks, files, identity, memory
 from paddock.hypervisor.qemu.layout import Layout, MachineDir, WarmDir
 from paddock.hypervisor.qemu.warm.key import Key
+from paddock.hypervisor.qemu.warm.ways import WAYS, Way
 from paddock.machine.spec import Frozen
 from paddock.machine.warm import WarmImage
 
@@ -48,6 +49,11 @@ class Record(Frozen):
     made: datetime
     seconds: float = 0.0  # that it took
     unusable: str = ""
+
+    @property
+    def way(self) -> Way:
+        """How it was written, and is to be read."""
+        return WAYS[self.key.way]
 
 
 class WarmStore:
@@ -138,8 +144,8 @@ class WarmStore:
 
     def users(self) -> dict[str, int]:
         """How many machines' disks stand on each one's disk."""
-        marks = [disks.warm_of(d) for d in self._layout.machines.iterdir()]
-        return {mark: marks.count(mark) for mark in set(marks) if mark}
+        marks = _stood_on(self._layout.machines)
+        return {mark: marks.count(mark) for mark in set(marks)}
 
     def remove(self, id: str) -> None:
         """Nobody starts from it any more. What machines need of it stays. Removing what is not there succeeds."""
@@ -153,7 +159,7 @@ class WarmStore:
     def sweep(self) -> None:
         """Remove what nobody needs: the disks of those that were removed, without a machine on them."""
         with self._standing:
-            users = self.users()
+            users = {*self.users(), *_stood_on(self._layout.pool)}
             for directory in self._directories():
                 if directory.root.name not in users and self.read(directory.root.name) is None:
                     shutil.rmtree(directory.root, ignore_errors=True)
@@ -229,6 +235,12 @@ def _image(record: Record, machines: int, size: int, used: datetime | None) -> W
         id=record.id, image=key.image, name=record.name, scope=key.scope, cpus=key.cpus, memory_mib=key.memory_mib,
         disk=record.disk, size=size, made=record.made, used=used, machines=machines, unusable=record.unusable,
     )  # fmt: skip
+
+
+def _stood_on(directories: Path) -> list[str]:
+    """The warm images whose disks those of machines stand on."""
+    found = directories.iterdir() if directories.exists() else ()
+    return [mark for directory in found if (mark := disks.warm_of(directory))]
 
 
 def _stamp(path: Path) -> Stamp:
