@@ -81,7 +81,12 @@ def stand_on_warm(layout: Layout, directory: MachineDir, warm: str, size: int) -
         if not empty.exists():
             _make_empty(empty, warm_file(warm, WARM_DISK), size)
         files.write_whole(directory.root / "warm", warm.encode(), sync=False)
-        _put(directory, empty)
+        try:
+            _put(directory, empty)
+        except BaseException:
+            if _new(directory).exists():  # it did not come into its place: the disk is as it was
+                (directory.root / "warm").unlink()
+            raise
 
     _explain_full(make, directory.root, size)
 
@@ -135,12 +140,17 @@ def _make(layout: Layout, directory: MachineDir, disk: Disk) -> None:
 
 def _put(directory: MachineDir, empty: Path) -> None:
     """A copy of an empty overlay becomes the system disk."""
-    temporary = directory.root / ".system.new"
+    temporary = _new(directory)
     with os.fdopen(files.create(temporary), "wb") as new, empty.open("rb") as source, _stopped(directory):
         shutil.copyfileobj(source, new)
         new.flush()
         os.replace(temporary, directory.system_disk)  # while it is ours, so that nobody can swap it
         identity.give_open(new.fileno(), writable=True)
+
+
+def _new(directory: MachineDir) -> Path:
+    """A system disk that is not in its place yet."""
+    return directory.root / ".system.new"
 
 
 def _fresh_file(directory: MachineDir) -> Path:

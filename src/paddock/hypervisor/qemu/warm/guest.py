@@ -5,7 +5,6 @@ for who the machine is, which is written into a pipe of the guest.
 """
 
 import secrets
-import threading
 from collections.abc import Callable
 from datetime import datetime
 from importlib.resources import files
@@ -13,7 +12,6 @@ from uuid import UUID
 
 from paddock.base import clock
 from paddock.base.errors import Refused, Unavailable
-from paddock.hypervisor.qemu.copies import GivenUp
 from paddock.hypervisor.qemu.guest_agent import GuestAgent
 from paddock.machine.spec import Machine
 
@@ -29,31 +27,33 @@ ENTROPY = 64  # bytes
 ANSWER = 5.0  # seconds for one answer
 LOOK_EVERY = 0.01, 0.5  # seconds between looks, at first and at last
 
+Check = Callable[[], None]  # raises when there is nothing left to wait for
+
 
 def script() -> str:
     """What runs in the guest."""
     return (files("paddock.hypervisor.qemu.warm") / "settle").read_text(encoding="utf-8")
 
 
-def settle(agent: GuestAgent, seconds: float, stop: threading.Event) -> None:
-    """Have the guest take off its identity and stand still; returns when it does. Raises Refused with the guest's
-    reason, Unavailable when it takes longer, GivenUp when it is told to stop."""
+def settle(agent: GuestAgent, seconds: float, check: Check) -> None:
+    """Have the guest take off its identity and stand still; returns when it does. Raises Hopeless with the guest's
+    reason, Unavailable when it takes longer, and what `check` raises."""
     agent.launch(("/bin/sh", "-s"), script(), ANSWER)
-    _wait_for(lambda: state(agent), ("ready",), seconds, stop)
+    _wait_for(lambda: state(agent), ("ready",), seconds, check)
 
 
-def tell(agent: GuestAgent, words: str, seconds: float, stop: threading.Event | None = None) -> datetime:
+def tell(agent: GuestAgent, words: str, seconds: float, check: Check | None = None) -> datetime:
     """Tell the guest who it is; returns when its kernel's randomness is new, and says when the guest agent answered
-    first. Raises Refused, Unavailable."""
+    first. Raises Refused, Unavailable, and what `check` raises."""
     with agent.conversation(seconds) as talk:
         answered = clock.now()
         talk.write_pipe(_WAKE, words.encode())
-        _wait_for(lambda: _said(talk.read_file(STATE)), ("reseeded", "born"), seconds, stop)
+        _wait_for(lambda: _said(talk.read_file(STATE)), ("reseeded", "born"), seconds, check)
     return answered
 
 
-def _wait_for(look: Callable[[], str], wanted: tuple[str, ...], seconds: float, stop: threading.Event | None) -> None:
-    """Until the script says one of these. Raises Hopeless when it gives up, Unavailable, GivenUp."""
+def _wait_for(look: Callable[[], str], wanted: tuple[str, ...], seconds: float, check: Check | None) -> None:
+    """Until the script says one of these. Raises Hopeless when it gives up, Unavailable."""
     deadline = clock.monotonic() + seconds
     pause, longest = LOOK_EVERY
     while (said := look()) not in wanted:
@@ -61,8 +61,8 @@ def _wait_for(look: Callable[[], str], wanted: tuple[str, ...], seconds: float, 
             raise Hopeless(f"its guest can't start warm: {said.removeprefix('refused').strip()}")
         if clock.monotonic() > deadline:
             raise Unavailable(f"its guest is {said or 'silent'} after {seconds:g} s, and should be {wanted[0]}")
-        if stop and stop.is_set():
-            raise GivenUp
+        if check:
+            check()
         clock.sleep(pause)
         pause = min(pause * 1.5, longest)
 

@@ -161,7 +161,7 @@ class Maker:
             self._wait_booted(live)
             self.doing = "taking off its identity"
             self._unplug(live)
-            guest.settle(live.agent, SETTLE_SECONDS, self._stop)
+            guest.settle(live.agent, SETTLE_SECONDS, lambda: self._check(live))
             self.doing = "writing its memory"
             # Where nobody is connected its guest agent sleeps for 100 ms again and again: who begins would wait for it.
             with live.agent.conversation(SAVE_SECONDS):
@@ -173,7 +173,7 @@ class Maker:
         deadline = clock.monotonic() + BOOT_SECONDS
         manifest = self.plan.manifest
         while not (live.agent_open() and live.agent.ping(1.0) and self._boot_is_over(live, manifest)):
-            self._wait(deadline, "its guest has no guest agent that answers")
+            self._wait(live, deadline, "its guest has no guest agent that answers")
 
     def _boot_is_over(self, live: Live, manifest: ImageManifest) -> bool:
         if not manifest.cloud_init:
@@ -185,14 +185,14 @@ class Maker:
         live.execute("device_del", {"id": "net0"})
         deadline = clock.monotonic() + UNPLUG_SECONDS
         while any(device["name"] == "net0" for device in live.execute("qom-list", {"path": "/machine/peripheral"})):
-            self._wait(deadline, "its guest does not let its network card go")
+            self._wait(live, deadline, "its guest does not let its network card go")
         live.execute("netdev_del", {"id": "net0"})
 
     def _save(self, live: Live) -> None:
         self._way.begin_writing(live, self._scratch)
         deadline = clock.monotonic() + SAVE_SECONDS
         while (found := memory.migration(live)).get("status") in memory.UNDER_WAY:
-            self._wait(deadline, "QEMU does not write its memory")
+            self._wait(live, deadline, "QEMU does not write its memory")
         if found.get("status") != "completed":
             raise Refused(f"QEMU can't write its memory: {found.get('error-desc', found.get('status'))}")
 
@@ -216,7 +216,7 @@ class Maker:
             with self._running(directory, machine, line) as live:
                 self._way.read(live, self._scratch)
                 live.execute("cont")
-                guest.tell(live.agent, guest.probe(), SAMPLE_SECONDS, self._stop)
+                guest.tell(live.agent, guest.probe(), SAMPLE_SECONDS, lambda: self._check(live))
                 return guest.sample(live.agent)
         finally:
             shutil.rmtree(directory.root, ignore_errors=True)
@@ -284,8 +284,15 @@ class Maker:
         if self._stop.is_set():
             raise GivenUp
 
-    def _wait(self, deadline: float, why: str) -> None:
-        if self._stop.wait(LOOK_EVERY):
+    def _check(self, live: Live) -> None:
+        """That there is something to wait for."""
+        if self._stop.is_set():
             raise GivenUp
+        if live.process.gone() or live.trouble:
+            raise Unavailable(f"no warm image can be made: {live.trouble or 'its guest ended'}")
+
+    def _wait(self, live: Live, deadline: float, why: str) -> None:
+        self._stop.wait(LOOK_EVERY)
+        self._check(live)
         if clock.monotonic() > deadline:
             raise Unavailable(f"no warm image can be made: {why}", hint="is the node busy? ask again")

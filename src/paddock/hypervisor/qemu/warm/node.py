@@ -8,6 +8,7 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+from paddock.base import clock
 from paddock.base.errors import NotFound, PaddockError, Refused
 from paddock.hypervisor.qemu import files
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
@@ -24,6 +25,8 @@ from paddock.hypervisor.qemu.warm.store import Record, WarmStore
 from paddock.machine.spec import Machine
 from paddock.machine.state import Progress
 from paddock.machine.warm import WARM_BUDGET, Policy, WarmImage, Wish, none_yet, too_small, why_not
+
+RETRY_SECONDS = 900.0  # after a failure, until it is tried again unasked
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +47,8 @@ class WarmNode:
         self._workers = ThreadPoolExecutor(1, "warm")
         self._lock = threading.Lock()
         self._makers: dict[str, Maker | None] = {}  # by key: those that are made, or wait for that
-        self._errors: dict[str, PaddockError] = {}  # of the last attempt
+        self._errors: dict[str, PaddockError] = {}  # of the last attempt, for who asks for it
+        self._attempts: dict[str, tuple[float, str]] = {}  # those that failed: when, and why
         self._stop = threading.Event()
 
     def choose(self, machine: Machine, directory: MachineDir, paused: bool) -> tuple[Record | None, str]:
@@ -140,10 +144,15 @@ class WarmNode:
         return Plan(key_of(machine, manifest, binary, accelerator), machine, manifest, binary, accelerator)
 
     def _missing(self, plan: Plan) -> str:
-        seen = self.store.seen(plan.key)
-        if self.policy == "always" or (self.policy == "second-use" and seen):
+        """Why there is none. Unasked, it is not tried again and again where that fails."""
+        seen, failed = self.store.seen(plan.key), self._attempts.get(plan.key.id)
+        if failed and clock.monotonic() - failed[0] > RETRY_SECONDS:
+            failed = None
+        if not failed and (self.policy == "always" or (self.policy == "second-use" and seen)):
             self._begin(plan)
-        return none_yet(plan.manifest.name, plan.machine, making=plan.key.id in self._makers)
+        making = plan.key.id in self._makers
+        why = none_yet(plan.manifest.name, plan.machine, making)
+        return f"{why}: it could not be made: {failed[1]}" if failed and not making else why
 
     def _begin(self, plan: Plan) -> None:
         with self._lock:
@@ -159,20 +168,32 @@ class WarmNode:
             self.store.make_room(plan.machine.memory_mib * 1024 * 1024)
             record = maker.make()
             self.store.trust(record)
+            self._attempts.pop(plan.key.id, None)
+            self.store.make_room(0, keep=record.id)  # its disk was not counted before
         except GivenUp:
             pass
         except Hopeless as e:
             log.warning("no warm image of %s: %s", plan.manifest.name, e)
-            self.store.give_up(plan.key, plan.manifest.name, e.message)
+            self._give_up(plan, e)
         except PaddockError as e:
             log.warning("no warm image of %s yet: %s", plan.manifest.name, e)
-            self._errors[plan.key.id] = e
+            self._failed(plan, e)
         except Exception as e:
             log.exception("BUG: while a warm image of %s was made", plan.manifest.name)
-            self._errors[plan.key.id] = Refused(f"BUG: {e}", hint="see the node's log")
+            self._failed(plan, Refused(f"BUG: {e}", hint="see the node's log"))
         finally:
             with self._lock:
                 self._makers.pop(plan.key.id, None)
+
+    def _give_up(self, plan: Plan, error: Hopeless) -> None:
+        try:
+            self.store.give_up(plan.key, plan.manifest.name, error.message)
+        except OSError:  # not even room for a note
+            self._failed(plan, error)
+
+    def _failed(self, plan: Plan, error: PaddockError) -> None:
+        self._errors[plan.key.id] = error
+        self._attempts[plan.key.id] = clock.monotonic(), error.message
 
 
 def _in_making(plan: Plan) -> WarmImage:

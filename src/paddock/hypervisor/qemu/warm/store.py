@@ -24,6 +24,9 @@ from paddock.machine.spec import Frozen
 from paddock.machine.warm import WarmImage
 
 USERS_EVERY = 20.0  # seconds between counts of machines, for who only wants to know
+SEEN_SECONDS = 30 * 86400.0  # a use that is longer ago is none
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 Stamp = tuple[int, int, int, int]
 
@@ -70,6 +73,9 @@ class WarmStore:
         identity.make_directory(layout.warm)
         for rest in layout.warm.glob(".*/"):  # of what an earlier process was making, whose guests died with it
             shutil.rmtree(rest, ignore_errors=True)
+        for note in layout.warm.glob(".seen-*"):
+            if _age(note) > SEEN_SECONDS:
+                note.unlink(missing_ok=True)
         self.sweep()
 
     def find(self, key: Key) -> tuple[Record | None, str]:
@@ -110,10 +116,11 @@ class WarmStore:
         files.write_whole(self._layout.warm_image(record.id).record, record.model_dump_json(indent=1).encode())
 
     def seen(self, key: Key) -> bool:
-        """Whether a machine of that key was started before; it is noted."""
+        """Whether a machine of that key was started not long ago; it is noted, where the disk has room for that."""
         note = self._layout.warm / f".seen-{key.id}"
-        before = note.exists()
-        note.touch(0o600)
+        before = _age(note) < SEEN_SECONDS
+        with contextlib.suppress(OSError):
+            note.touch(0o600)
         return before
 
     def stand_on(self, record: Record, machine: MachineDir, size: int) -> None:
@@ -166,19 +173,20 @@ class WarmStore:
                     for overlay in self._layout.overlays.glob(f"{directory.root.name}-*.qcow2"):
                         overlay.unlink(missing_ok=True)
 
-    def make_room(self, size: int) -> None:
-        """Remove the least recently used until `size` more bytes are within the budget. Raises DiskFull."""
+    def make_room(self, size: int, keep: str = "") -> None:
+        """Remove the least recently used until `size` more bytes are within the budget; never the one of that id.
+        Raises DiskFull."""
         if size > self.budget:
             raise DiskFull(
                 f"a warm image of {size} bytes is more than all may take on this node, {self.budget} bytes",
                 hint="raise warm_budget_gib in paddock.toml",
             )
-        images = sorted(self.images(), key=lambda image: image.used or datetime.min.replace(tzinfo=UTC))
+        images = sorted(self.images(), key=lambda image: image.used or image.made or _NEVER)
         taken = sum(image.size for image in images)
         for image in images:
             if taken + size <= self.budget:
                 return
-            if not image.unusable:
+            if not image.unusable and image.id != keep:
                 log.info("warm image %s of %s makes room", image.id, image.name)
                 self.remove(image.id)
                 taken -= image.size
@@ -241,6 +249,14 @@ def _stood_on(directories: Path) -> list[str]:
     """The warm images whose disks those of machines stand on."""
     found = directories.iterdir() if directories.exists() else ()
     return [mark for directory in found if (mark := disks.warm_of(directory))]
+
+
+def _age(note: Path) -> float:
+    """Seconds since it was touched; of one that is not there: more than any."""
+    try:
+        return clock.now().timestamp() - note.stat().st_mtime
+    except OSError:
+        return float("inf")
 
 
 def _stamp(path: Path) -> Stamp:

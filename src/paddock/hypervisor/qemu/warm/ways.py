@@ -63,7 +63,10 @@ class Way:
             live.execute("remove-fd", {"fdset-id": _SET})
 
     def _begin_reading(self, live: Live, directory: WarmDir) -> None:
-        fd = files.open_regular(directory.root / self.state)
+        try:
+            fd = files.open_regular(directory.root / self.state)
+        except OSError as e:
+            raise memory.Unusable(f"its memory can't be read: {e.strerror}") from e
         try:
             live.execute("migrate-incoming", {"uri": self._hand_over(live, fd)})
         finally:
