@@ -57,6 +57,7 @@ DELETE FROM cloud_event;
 DELETE FROM cloud_imagecopy;
 DELETE FROM cloud_sshkey;
 DELETE FROM cloud_baseconfiguration;
+DELETE FROM cloud_pool;
 DELETE FROM cloud_image WHERE project_id IS NOT NULL OR type NOT IN ('system', 'rescue', 'blank');
 UPDATE cloud_image SET state = 'absent', sha256 = '', manifest = '{{}}', step = 'rest', next_at = NULL
   WHERE type IN ('rescue', 'blank');

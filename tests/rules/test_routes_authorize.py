@@ -14,6 +14,7 @@ from paddock.cloud.models import (
     Image,
     Node,
     PlacementGroup,
+    Pool,
     Project,
     Server,
     ServerType,
@@ -50,6 +51,9 @@ OPERATORS: dict[str, tuple[str, Any]] = {  # what an operator asks for, and with
     "GET /admin/v1/warm_images": ("", None),
     "POST /admin/v1/images/{id}/warm": ("published_image", {"server_type": "nano"}),
     "POST /admin/v1/images/{id}/cool": ("published_image", None),
+    "GET /admin/v1/pools": ("", None),
+    "PUT /admin/v1/pools": ("", {"image": "tiny", "server_type": "nano", "count": 0}),
+    "DELETE /admin/v1/pools/{id}": ("pool", None),
     "GET /admin/v1/projects": ("", None),
     "POST /admin/v1/projects": ("", {"name": "spare-{new}"}),
     "GET /admin/v1/projects/{id}": ("project", None),
@@ -142,6 +146,9 @@ def _spare(kind: str) -> int | None:
             return Node.objects.get(name="n1").pk
         case "spare_type":
             return ServerType.objects.create(name=name, cores=1, memory_mib=64, disk_gib=1).pk
+        case "pool":
+            plan = ServerType.objects.create(name=name, cores=1, memory_mib=64, disk_gib=1)
+            return Pool.objects.create(image=Image.objects.get(name="tiny"), server_type=plan, count=0).pk
         case "published_image":
             Image.objects.filter(name="debian-13").update(step="rest", state="ready")
             return Image.objects.get(name="debian-13").pk
@@ -176,6 +183,7 @@ def theirs(agent: AgentProcess, door: Door) -> Iterator[Theirs]:
     ids = {"server": server.pk, "image": image.pk, "ssh_key": key.pk, "token": token.pk, "project": project.pk,
            "action": int(re.findall(r'"id": ?(\d+)', action.text)[0]), **_more(project, image)}  # fmt: skip
     yield Theirs(ids, Token.issue(project, "", operator=True), owner, door)
+    Pool.objects.all().delete()
     ServerType.objects.filter(Q(name__startswith="spare-") | Q(name__startswith="plan-")).delete()
     Image.objects.filter(name__startswith="spare-").delete()
     Project.objects.filter(name__startswith="spare-").delete()

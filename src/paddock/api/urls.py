@@ -13,6 +13,7 @@ from paddock.api.admin import base as admin_base
 from paddock.api.admin import catalogue as admin_catalogue
 from paddock.api.admin import images as admin_images
 from paddock.api.admin import nodes as admin_nodes
+from paddock.api.admin import pools as admin_pools
 from paddock.api.admin import projects as admin_projects
 from paddock.api.admin import server_types as admin_server_types
 from paddock.api.admin import servers as admin_servers
@@ -86,6 +87,7 @@ for part in (
     admin_images,
     admin_catalogue,
     admin_warm,
+    admin_pools,
     admin_projects,
     admin_base,
 ):

@@ -62,16 +62,22 @@ def warm(
         return
     if not type:
         raise typer.BadParameter("say for servers of which type: --type small")
-    found = lookup.find(api, "images", image)
-    if found.get("x_state") in ("absent", "failed"):
-        build = api.post(f"/x/v1/images/{found['id']}/build", {})["action"]
-        wait.until_done(api, f"image {image}", build, "is built", quiet=output is Format.JSON, patience=PATIENT)
+    found = built(api, image, output)
     wanted = {"server_type": lookup.find(api, "server_types", type)["name"], "nodes": node or []}
     action = api.post(f"/admin/v1/images/{found['id']}/warm", wanted)["action"]
     wait.until_done(
         api, f"image {image}", action, f"is warm for servers of type {type}", wait=not no_wait, output=output,
         patience=PATIENT,
     )  # fmt: skip
+
+
+def built(api: Api, image: str, output: Format) -> Json:
+    """The image, with a content: it is built now if it has none. Raises as `lookup.find`, Exit(1)."""
+    found = lookup.find(api, "images", image)
+    if found.get("x_state") in ("absent", "failed"):
+        build = api.post(f"/x/v1/images/{found['id']}/build", {})["action"]
+        wait.until_done(api, f"image {image}", build, "is built", quiet=output is Format.JSON, patience=PATIENT)
+    return found
 
 
 def cool(ctx: typer.Context, image: Image, no_wait: NoWait = False, output: Output = Format.TABLE) -> None:

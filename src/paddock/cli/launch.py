@@ -18,6 +18,7 @@ from paddock.cli.output import Format, Output, Quiet, duration, show_json, stder
 from paddock.cli.session import api_of
 from paddock.cli.state import state_of
 
+BEGAN = {"warm": ", from a warm image", "pool": ", from the pool"}  # after its readiness
 TRIES = 5  # names of our own making that may turn out to be taken
 READY = 600.0  # seconds; the control plane watches readiness for as long
 
@@ -379,7 +380,7 @@ def _tell(job: follow.Job, answer: Json, wait: bool) -> None:
     elif job.until is follow.Until.ENDED:
         console.print(f"{label} is created and off; start it with: paddock start {job.label}")
     else:
-        warm = ", from a warm image" if thing.get("x_began") == "warm" else ""
+        warm = BEGAN.get(thing.get("x_began") or "", "")
         console.print(f"{label} is {ready_by(job.readiness)}{warm}")
         console.print(f"log in:  paddock ssh {job.label}")
         if ssh := thing.get("x_ssh"):

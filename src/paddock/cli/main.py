@@ -39,6 +39,7 @@ from paddock.cli import (
     metrics,
     node,
     placement_group,
+    pool,
     power,
     project,
     server,
@@ -162,7 +163,7 @@ for command in (ssh, console, vnc, execute, copy):
 for name, noun in (
     ("server", server), ("image", image), ("iso", iso), ("volume", volume), ("type", server_type), ("ssh-key", ssh_key),
     ("action", action), ("placement-group", placement_group), ("node", node),
-    ("project", project), ("token", token), ("base", base),
+    ("project", project), ("token", token), ("base", base), ("pool", pool),
 ):  # fmt: skip
     app.add_typer(noun.app, name=name, rich_help_panel="Everything, by noun")
 for name, function in (

@@ -46,7 +46,7 @@ class FakeMachines:
                 accelerator=Accelerator.TCG, accelerator_reason="nothing is run at all", hypervisor="fake",
                 use=host.use(),
                 boot_id=host.boot_id, no_nested="", huge_pages_mib=host.memory_mib // 4, dedicated_cpus=host.cpus - 1,
-                warm=tuple(host.warm_kept.values()),
+                warm=self._warm.known(),
             )  # fmt: skip
 
     def ensure(self, machine: Machine, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs

@@ -67,11 +67,15 @@ class FakeWarm:
 
     def warm_images(self) -> tuple[WarmImage, ...]:
         with self._host.faults.around("warm_images"), self._host.changed:
-            self._settle()
-            self._fill()
-            users = [fake.saved.stands_on for fake in self._host.fakes.values()]
-            kept = (self._told(warm, users.count(warm.id)) for warm in self._host.warm_kept.values())
-            return (*kept, *(making.told for making in self._making.values()))
+            return self.known()
+
+    def known(self) -> tuple[WarmImage, ...]:
+        """The same, for who holds the host's lock."""
+        self._settle()
+        self._fill()
+        users = [fake.saved.stands_on for fake in self._host.fakes.values()]
+        kept = (self._told(warm, users.count(warm.id)) for warm in self._host.warm_kept.values())
+        return (*kept, *(making.told for making in self._making.values()))
 
     def _told(self, warm: WarmImage, machines: int) -> WarmImage:
         key = warm.id.partition("-")[0]

@@ -65,8 +65,8 @@ def list_warm_images(request: HttpRequest) -> ManyWarm:
 @router.post("/images/{int:id}/warm", response={201: actions.OneAction})
 def warm_image(request: HttpRequest, id: int, body: Warm) -> Status[actions.OneAction]:
     """Boot a guest of nobody on each node, and keep it for servers of that type to begin from."""
-    plan = _named(ServerType.objects.all(), "server_type", body.server_type)
-    nodes = [_named(Node.objects.all(), "nodes", node) for node in body.nodes]
+    plan = named(ServerType.objects.all(), "server_type", body.server_type)
+    nodes = [named(Node.objects.all(), "nodes", node) for node in body.nodes]
     chosen = nodes or list(Node.objects.exclude(state="down").order_by("name"))
     action = image_warm.ask(_image(id), plan, chosen, correlation(request), project(request).pk)
     return Status(201, actions.asked(action))
@@ -78,7 +78,8 @@ def cool_image(request: HttpRequest, id: int) -> Status[actions.OneAction]:
     return Status(201, actions.asked(image_warm.ask_cool(_image(id), correlation(request), project(request).pk)))
 
 
-def _named(rows: Any, field: str, wanted: int | str) -> Any:
+def named(rows: Any, field: str, wanted: int | str) -> Any:
+    """The row of that id or name. Raises invalid input that names the field."""
     by = {"pk": wanted} if isinstance(wanted, int) else {"name": wanted}
     found = rows.filter(**by).first()
     if found is None:

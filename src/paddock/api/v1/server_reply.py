@@ -107,7 +107,7 @@ class ServerReply(Reply):
     x_generation: int
     x_base_config: bool
     x_warm: bool
-    x_began: str  # how its disk's first start began: warm, from a warm image, or cold; empty: not yet
+    x_began: str  # how its disk's first start began: warm (from a warm image), pool, cold; empty: not yet
     x_not_warm: str  # why that was a cold one
     x_firmware: str | None
 

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 
 from paddock.base import clock
 from paddock.base.errors import PaddockError
-from paddock.cloud.flows import autostart, locks
+from paddock.cloud.flows import autostart, locks, pool
 from paddock.cloud.flows.engine import wake
 from paddock.cloud.flows.server import ServerFlow
 from paddock.cloud.models import Node, Server
@@ -78,6 +78,7 @@ def look(node: Node, cursor: int, timeout: float) -> int:
     facts = host.machines.facts()
     autostart.note_boot(node, facts.boot_id)
     Node.objects.filter(pk=node.pk).update(state="up", last_seen=Now(), facts=_told(host, facts))
+    pool.tell(node, host, facts)
     compare(node, {m.uuid.hex: m for m in change.machines})
     autostart.start_due(node)
     return change.cursor

@@ -352,8 +352,10 @@ def _begun(server: Server, began: Start) -> str:
     """How the first start with this disk began, for the timeline; empty for later ones."""
     if server.began:
         return ""
-    server.set(began="warm" if began.warm else "cold", not_warm=began.why)
-    return "from a warm image" if began.warm else f"it boots: {began.why}" if began.why else ""
+    server.set(began="pool" if began.pool else "warm" if began.warm else "cold", not_warm=began.why)
+    if began.warm:
+        return "from the pool: a guest was held ready" if began.pool else "from a warm image"
+    return f"it boots: {began.why}" if began.why else ""
 
 
 def _installs(server: Server) -> bool:

@@ -9,6 +9,7 @@ from paddock.cloud.models.image import Image, ImageCopy
 from paddock.cloud.models.living import Living
 from paddock.cloud.models.node import Node
 from paddock.cloud.models.placement_group import PlacementGroup
+from paddock.cloud.models.pool import Pool
 from paddock.cloud.models.project import Project, Token
 from paddock.cloud.models.server import Server
 from paddock.cloud.models.server_type import ServerType
@@ -27,6 +28,7 @@ __all__ = [
     "Living",
     "Node",
     "PlacementGroup",
+    "Pool",
     "Project",
     "SSHKey",
     "Server",

@@ -83,7 +83,7 @@ class Server(Living):
     start_after_create = models.BooleanField(default=True)
     start_paused = models.BooleanField(default=False)
     warm = models.BooleanField(default=True)  # a new disk's first start may begin from a warm image
-    began = models.CharField(max_length=4, default="", blank=True)  # how that start began: warm or cold
+    began = models.CharField(max_length=4, default="", blank=True)  # how that start began: warm, pool or cold
     not_warm = models.TextField(default="", blank=True)  # why it was a cold one
     status = models.CharField(max_length=14, choices=Status, default=Status.INITIALIZING)
     delete_requested = models.BooleanField(default=False)
