@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 
 def of(node: Node) -> list[Pool]:
     """What the node shall hold. What is said of it alone wins over what is said of all."""
-    rows = Pool.objects.filter(Q(node=node) | Q(node=None), image__state="ready", image__deleted=None).select_related("image", "server_type")
+    rows = Pool.objects.filter(Q(node=node) | Q(node=None), image__state="ready", image__deleted=None)
+    rows = rows.select_related("image", "server_type")
     chosen = {(row.image_id, row.server_type_id): row for row in sorted(rows, key=lambda row: row.node_id is not None)}
     return list(chosen.values())
 

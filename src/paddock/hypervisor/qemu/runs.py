@@ -15,7 +15,6 @@ from paddock.hypervisor.qemu.record import Given, Run
 from paddock.hypervisor.qemu.slot import Slot
 from paddock.hypervisor.qemu.warm import start as warm_start
 from paddock.hypervisor.qemu.warm.node import WarmNode
-from paddock.hypervisor.qemu.warm.pool import Ready
 from paddock.hypervisor.qemu.warm.store import Record
 from paddock.machine.spec import Machine
 from paddock.machine.state import Phase, Progress
@@ -131,10 +130,9 @@ class Runs(Held):
         """None when it runs, from a warm image. Else why it does not, and its disk is as it was."""
         start.check_port(machine.network)
         found, why = self._warm.choose(machine, slot.directory, paused)
+        if found and self._takes_ready(slot, machine, found):
+            return None
         try:
-            if found and (ready := self._warm.pool.take(found, machine)):
-                self._take_ready(slot, machine, ready)
-                return None
             if found:
                 self._warm.store.stand_on(found, slot.directory, machine.system_disk.size)
                 disks.use(slot.directory)
@@ -148,15 +146,21 @@ class Runs(Held):
         disks.use(slot.directory)
         return why
 
-    def _take_ready(self, slot: Slot, machine: Machine, ready: Ready) -> None:
+    def _takes_ready(self, slot: Slot, machine: Machine, found: Record) -> bool:
+        """Whether it runs, as one that was held ready."""
+        ready = self._warm.pool.take(found, machine)
+        if ready is None:
+            return False
         try:
-            run = self._run(slot, machine).model_copy(update={"warm": ready.record.id, "pooled": True})
+            run = self._run(slot, machine).model_copy(update={"warm": found.id, "pooled": True})
             live, run = self._taken(slot, machine, ready, run)
             disks.use(slot.directory)
             self._wake_up(slot, machine, live, run)
-        except BaseException:
+        except PaddockError as e:
+            log.warning("machine %s can't have the guest that was held ready: %s", slot.uuid, e)
             ready.end()
-            raise
+            return False
+        return True
 
     def _wake_warm(self, slot: Slot, machine: Machine, found: Record) -> None:
         manifest, binary = self._images.manifest(machine.image), find_binary()
