@@ -39,6 +39,7 @@ from paddock.machine.state import (
     Adapted,
     Change,
     FileChunk,
+    Fork,
     GuestResult,
     HostFacts,
     MachineState,
@@ -92,6 +93,12 @@ class Answers:
 
     def hibernate(self, call: Call) -> Progress:
         return self._machines.hibernate(call.machine, call.epoch)
+
+    def fork(self, call: Call) -> Fork:
+        return self._machines.fork(call.machine, call.point, call.epoch)
+
+    def drop_fork(self, call: Call) -> None:
+        self._machines.drop_fork(call.point)
 
     def disk(self, call: Call) -> None:
         self._disks.ensure_disk(call.machine, call.parsed(Disk), call.epoch)
@@ -237,6 +244,8 @@ class Agent:
             route("DELETE", machine, a.remove, "remove"),
             route("POST", machine + "/power", a.power, "power"),
             route("POST", machine + "/hibernate", a.hibernate),
+            route("PUT", machine + "/forks/{point:uuid}", a.fork),
+            route("DELETE", "/v1/forks/{point:uuid}", a.drop_fork, "drop_fork"),
             route("PUT", machine + "/disks", a.disk, "ensure_disk"),
             route("PUT", machine + "/disks/password", a.set_disk_password),
             route("GET", machine + "/readiness", a.readiness),

@@ -71,6 +71,10 @@ class Call:
         return self._uuid("snapshot")
 
     @property
+    def point(self) -> UUID:
+        return self._uuid("point")
+
+    @property
     def warm(self) -> str:
         """The id of a warm image. Raises Invalid for what could lead elsewhere: it names a directory."""
         id: str = self.request.path_params["warm"]
@@ -208,7 +212,7 @@ def _note(call: Call, change: str, start: float, problem: str) -> None:
     if not change:
         return
     named = call.request.path_params
-    what = named.get("uuid") or named.get("sha256") or named.get("warm")
+    what = named.get("uuid") or named.get("sha256") or named.get("warm") or named.get("point")
     text = "%s %s epoch=%s: %s after %.3f s"
     level = logging.WARNING if problem else logging.INFO
     epoch = call.request.query_params.get(EPOCH, "-")

@@ -19,6 +19,7 @@ from paddock.machine.state import (
     Adapted,
     Change,
     FileChunk,
+    Fork,
     GuestResult,
     HostFacts,
     MachineState,
@@ -51,6 +52,7 @@ class Capabilities(Frozen):
     metrics: bool = True
     offline_edits: bool = True  # works on disks of machines that are off, in a helper guest
     warm: bool = True  # starts from warm images
+    fork: bool = True  # running machines become several
     uefi: bool = True  # machines that boot by UEFI, beside those that boot by a BIOS
     isolated: bool = False  # guests of strangers can't reach the host's loopback, nor each other's
 
@@ -75,6 +77,15 @@ class Machines(Protocol):
         ON goes on from there, once; what can't be gone on with is started anew, and its state says why. Power OFF
         drops it. Until it is done the machine may run on, and does after any error. Raises Conflict when it is off,
         DiskFull, Refused."""
+
+    def fork(self, machine: UUID, point: UUID, epoch: int) -> Fork:
+        """Make a fork point of a machine that runs: its memory, its devices and its disk of one instant, for which it
+        stands still some milliseconds; ask again until done. Machines that are defined with this point begin from it
+        (see `Machine.fork`), and never boot instead. Raises Conflict where it can't be forked as it is, DiskFull,
+        Refused; whatever happens, it runs on."""
+
+    def drop_fork(self, point: UUID) -> None:
+        """Nobody begins from it any more; machines that did go on. Dropping what is not there succeeds."""
 
     def remove(self, machine: UUID, epoch: int) -> None:
         """Stop it and remove all that it has on this host. Removing what is not there succeeds."""

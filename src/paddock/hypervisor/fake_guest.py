@@ -33,25 +33,20 @@ class FakeGuest:
             fake = self._answering(machine, timeout)
             fake.commands[:] = [*fake.commands[1 - COMMANDS :], argv]
             with self._host.changed:
-                ours = self._files(fake).script(argv, stdin)
+                ours = files_of(fake).script(argv, stdin)
             return ours or _pretend(fake.saved.machine, argv, stdin)
 
     def read_file(self, machine: UUID, path: str, offset: int, limit: int) -> FileChunk:
         with self._host.faults.around("read_file", machine):
             fake = self._answering(machine, PASSWORD_SECONDS)
             with self._host.changed:
-                return self._files(fake).read(path, offset, min(limit, MAX_CHUNK))
+                return files_of(fake).read(path, offset, min(limit, MAX_CHUNK))
 
     def write_file(self, machine: UUID, path: str, offset: int, data: bytes) -> None:
         with self._host.faults.around("write_file", machine):
             fake = self._answering(machine, PASSWORD_SECONDS)
             with self._host.changed:
-                self._files(fake).write(path, offset, data)
-
-    def _files(self, fake: Fake) -> FakeFiles:
-        if fake.files is None:
-            fake.files = FakeFiles(lambda argv, stdin: _pretend(fake.saved.machine, argv, stdin))
-        return fake.files
+                files_of(fake).write(path, offset, data)
 
     def set_password(self, machine: UUID, user: str, password_hash: str) -> None:
         with self._host.faults.around("set_password", machine):
@@ -109,6 +104,13 @@ class FakeStreams:
         with self._host.faults.around("console_log", machine), self._host.changed:
             log = self._host.find(machine).log
             return bytes(log[max(0, len(log) - limit) :]).decode(errors="replace")
+
+
+def files_of(fake: Fake) -> FakeFiles:
+    """The files of its guest, of which some are there from the beginning."""
+    if fake.files is None:
+        fake.files = FakeFiles(lambda argv, stdin: _pretend(fake.saved.machine, argv, stdin))
+    return fake.files
 
 
 def _pretend(machine: Machine | None, argv: tuple[str, ...], stdin: str) -> GuestResult:

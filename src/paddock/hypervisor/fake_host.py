@@ -80,6 +80,7 @@ class FakeHost:
         self.used += sum(total_bytes(m) for m in self.images.values())
         self.used += sum(volume.size for volume in self.made_volumes.values())
         self.used += sum(image.size for image in self.warm_kept.values())
+        self.used += sum(point.size for point in self.store.forks())
         # A cursor of an earlier process is never one of ours, so that who holds it is answered at once.
         self.cursor = int(clock.now().timestamp() * 1000)
 

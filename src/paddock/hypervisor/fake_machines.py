@@ -1,5 +1,6 @@
 """The fake's machines: defined, turned on and off, brought to their definition while they run."""
 
+from typing import Any
 from uuid import UUID
 
 from paddock import __version__
@@ -7,6 +8,7 @@ from paddock.base import clock
 from paddock.base.errors import Conflict, Invalid
 from paddock.hypervisor.base import Capabilities
 from paddock.hypervisor.fake_adapt import brought, pending
+from paddock.hypervisor.fake_fork import FakeForks
 from paddock.hypervisor.fake_host import Fake, FakeHost
 from paddock.hypervisor.fake_metrics import made_up
 from paddock.hypervisor.fake_warm import FakeWarm
@@ -15,6 +17,7 @@ from paddock.machine.state import (
     Accelerator,
     Adapted,
     Change,
+    Fork,
     HostFacts,
     MachineState,
     Metrics,
@@ -31,6 +34,7 @@ class FakeMachines:
     def __init__(self, host: FakeHost, warm: FakeWarm) -> None:
         self._host = host
         self._warm = warm
+        self._forks = FakeForks(host)
         self._hibernating: dict[UUID, float] = {}  # since when, as a monotonic time
 
     def capabilities(self) -> Capabilities:
@@ -88,9 +92,14 @@ class FakeMachines:
     def _on(self, fake: Fake, power: Power) -> None:
         if not fake.on:
             phase = Phase.RUNNING if power is Power.ON else Phase.PAUSED
-            self._host.turn_on(fake, phase, lambda fake: self._warm.begin(fake, phase is Phase.PAUSED))
+            if _begins_as_fork(fake):  # before anything is taken for it
+                self._forks.check(fake, phase is Phase.PAUSED)
+            self._host.turn_on(fake, phase, lambda fake: self._begin(fake, phase is Phase.PAUSED))
         elif power is Power.ON and fake.saved.phase is Phase.PAUSED:
             self._host.resume(fake)
+
+    def _begin(self, fake: Fake, paused: bool) -> dict[str, Any]:
+        return (self._forks if _begins_as_fork(fake) else self._warm).begin(fake, paused)
 
     def _hold(self, fake: Fake, power: Power) -> None:
         if power is Power.RESUME and fake.saved.phase is Phase.PAUSED:
@@ -115,6 +124,15 @@ class FakeMachines:
                 return Progress(done=False, bytes_total=total, error=error)
             host.hibernate(fake)
             return Progress(done=True, bytes_done=total, bytes_total=total)
+
+    def fork(self, machine: UUID, point: UUID, epoch: int) -> Fork:  # noqa: ARG002 - the fence keeps epochs
+        with self._host.faults.around("fork", machine), self._host.changed:
+            self._host.find(machine)
+            return self._forks.fork(machine, point)
+
+    def drop_fork(self, point: UUID) -> None:
+        with self._host.faults.around("drop_fork"), self._host.changed:
+            self._forks.drop(point)
 
     def remove(self, machine: UUID, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
         host = self._host
@@ -178,3 +196,7 @@ class FakeMachines:
             fake = self._host.find(machine)
             disk = sum(d.size for d in fake.saved.disks.values())
             return Sizes(disk=disk, logs=len(fake.log), memory=0, other=0)
+
+
+def _begins_as_fork(fake: Fake) -> bool:
+    return fake.saved.fresh and fake.saved.machine is not None and fake.saved.machine.fork is not None

@@ -92,12 +92,26 @@ class Warm(Frozen):
     seen: tuple[str, ...] = ()
 
 
+class Point(Frozen):
+    """A fork point. What its guest had in memory is not kept over a restart."""
+
+    point: UUID
+    machine: Machine  # as its guest had it
+    size: int  # bytes that its memory takes
+    passwords: dict[str, str] = {}
+
+
+class _Points(Frozen):
+    points: tuple[Point, ...] = ()
+
+
 class Store:
     """Machines, images, warm images and volumes in a directory, or nowhere."""
 
     def __init__(self, directory: Path | None) -> None:
         self._boot = directory / "boot_id" if directory else None
         self._warm = directory / "warm.json" if directory else None
+        self._forks = directory / "forks.json" if directory else None
         self._machines = directory / "machines" if directory else None
         self._images = directory / "images" if directory else None
         self._volumes = directory / "volumes" if directory else None
@@ -128,6 +142,17 @@ class Store:
     def save_warm(self, warm: Warm) -> None:
         if self._warm:
             write_atomically(self._warm, warm.model_dump_json())
+
+    def forks(self) -> tuple[Point, ...]:
+        """What was saved of fork points."""
+        try:
+            return _Points.model_validate_json(self._forks.read_bytes()).points if self._forks else ()
+        except FileNotFoundError:
+            return ()
+
+    def save_forks(self, points: tuple[Point, ...]) -> None:
+        if self._forks:
+            write_atomically(self._forks, _Points(points=points).model_dump_json())
 
     def machines(self) -> Iterator[Saved]:
         for path in _files(self._machines):

@@ -17,6 +17,7 @@ Operation = Literal[
     "ensure_disk", "exec", "console", "vnc", "console_log", "adapt", "metrics", "sizes", "snapshot", "drop_snapshot",
     "ensure_volume", "remove_volume", "volumes", "set_password", "read_file", "write_file", "send_keys",
     "hibernate", "set_disk_password", "make_warm", "warm_images", "keep_ready", "remove_warm",
+    "fork", "drop_fork",
 ]  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from paddock.machine.spec import Disk, Frozen, Machine, Power, Volume
 from paddock.machine.state import (
     Adapted,
     Change,
+    Fork,
     HostFacts,
     MachineState,
     Metrics,
@@ -221,6 +222,15 @@ class FencedMachines:
     def hibernate(self, machine: UUID, epoch: int) -> Progress:
         with self._gate.change(machine, epoch):
             return self._inner.hibernate(machine, epoch)
+
+    def fork(self, machine: UUID, point: UUID, epoch: int) -> Fork:
+        """It goes on in the background, as a snapshot does."""
+        with self._gate.change(machine, epoch):
+            return self._inner.fork(machine, point, epoch)
+
+    def drop_fork(self, point: UUID) -> None:
+        """A point is nobody's, and outlives the machine that it was made of."""
+        self._inner.drop_fork(point)
 
     def remove(self, machine: UUID, epoch: int) -> None:
         with self._gate.change(machine, epoch, removal=True):

@@ -47,6 +47,7 @@ from paddock.machine.state import (
     Adapted,
     Change,
     FileChunk,
+    Fork,
     GuestResult,
     HostFacts,
     MachineState,
@@ -252,6 +253,12 @@ class RemoteMachines:
 
     def hibernate(self, machine: UUID, epoch: int) -> Progress:
         return self._link.ask(Progress, "POST", _in_epoch(_of(machine, "/hibernate"), epoch), wait=GUEST_SECONDS)
+
+    def fork(self, machine: UUID, point: UUID, epoch: int) -> Fork:
+        return self._link.ask(Fork, "PUT", _in_epoch(_of(machine, f"/forks/{point}"), epoch), wait=GUEST_SECONDS)
+
+    def drop_fork(self, point: UUID) -> None:
+        self._link.send("DELETE", f"/v1/forks/{point}", wait=GUEST_SECONDS)
 
     def remove(self, machine: UUID, epoch: int) -> None:
         self._link.send("DELETE", _of(machine), None, epoch)

@@ -105,6 +105,7 @@ class Machine(Frozen):
     huge_pages: bool = False
     # From whose warm images its first start may begin: "public", or a project's; empty: it boots.
     warm: Annotated[str, Field(pattern=r"^[a-z0-9-]{0,40}$")] = ""
+    fork: UUID | None = None  # the fork point that its first start begins from, and from nothing else
 
 
 class Power(StrEnum):

@@ -110,6 +110,12 @@ class Progress(Frozen):
     doing: str = ""  # for people, where it is more than copying
 
 
+class Fork(Progress):
+    """How far a fork point is. `paused_ms`: how long the machine stood still for it, in milliseconds."""
+
+    paused_ms: float = 0.0
+
+
 class Snapshot(Progress):
     """How far a snapshot is. `frozen`: the guest's file systems were held still while its moment was taken; otherwise
     `not_frozen` says why not, and the snapshot is like a disk after a power cut."""

@@ -47,6 +47,7 @@ class Start(Frozen):
 
     warm: bool = False  # from a warm image
     pool: bool = False  # one that was held ready
+    fork: bool = False  # from the memory of another machine that ran
     why: str = ""  # not, where that was asked for
 
 

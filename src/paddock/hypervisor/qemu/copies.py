@@ -85,8 +85,7 @@ def needed(layout: Layout, directory: MachineDir) -> int:
     """Bytes that a copy of the disk takes at most: what it and its image hold, and qcow2's own tables."""
     image = disks.image_of(directory.root)
     held = directory.system_disk.lstat().st_blocks * 512 + files.size_of(layout.image(image) / Role.DISK)
-    if warm := disks.warm_of(directory.root):
-        held += files.size_of(layout.warm_image(warm).system_disk)
+    held += sum(files.size_of(layout.warm_image(id).system_disk) for id in disks.stood_on(directory.root))
     size = disks.virtual_size(directory.system_disk)
     return min(held, size) + size // 4096 + 4 * MIB
 

@@ -99,9 +99,22 @@ def make_over(directory: MachineDir, base: str, size: int) -> None:
 def backing(directory: MachineDir, up: str = "") -> dict[str, Any]:
     """What a machine's disk stands on, as a block node of QEMU: said, and not read out of a disk that a guest had.
     `up` leads from where QEMU stands to the machine's directory."""
-    base = qcow2(up + image_file(image_of(directory.root), Role.DISK))
-    warm = warm_of(directory.root)
-    return qcow2(up + warm_file(warm, WARM_DISK), base) if warm else base
+    node = qcow2(up + image_file(image_of(directory.root), Role.DISK))
+    for id in reversed(stood_on(directory.root)):
+        node = qcow2(up + warm_file(id, WARM_DISK), node)
+    return node
+
+
+def stood_on(root: Path) -> list[str]:
+    """The warm images and fork points between the disk in a directory and its image, from above. Raises Refused where
+    they go round in a circle."""
+    found: list[str] = []
+    while warm := warm_of(root):
+        if warm in found:
+            raise Refused(f"the disk in {root} stands on itself", hint="somebody changed it: look who")
+        found.append(warm)
+        root = root.parent.parent / "warm" / warm
+    return found
 
 
 def qcow2(filename: str, backing: dict[str, Any] | None = None) -> dict[str, Any]:

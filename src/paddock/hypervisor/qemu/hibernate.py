@@ -211,6 +211,7 @@ class _Work(threading.Thread):
             machine=machine, size=size, sha256=found, accelerator=slot.run.accelerator, qemu=self._qemu,
             given=slot.run.given, serial_from=self.live.serial_from, places=media.places(self.live),
             disks=memory.marks(self.live.directory, machine, self._volume_file), warm=bool(slot.run.warm),
+            depth=slot.run.depth,
         )  # fmt: skip
 
     @contextlib.contextmanager

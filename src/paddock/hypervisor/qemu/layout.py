@@ -152,6 +152,11 @@ class WarmDir(MachineDir):
         return self.root / "warm.json"
 
     @property
+    def fork_record(self) -> Path:
+        """What it is, when it is no warm image but a fork point that machines may begin from yet."""
+        return self.root / "fork.json"
+
+    @property
     def used(self) -> Path:
         """Touched whenever a machine starts from it."""
         return self.root / "used"

@@ -49,6 +49,7 @@ class Live:
     qmp: Qmp | None = None
     signs: Signs = field(default_factory=Signs)
     agent: GuestAgent = field(init=False)
+    listener: Callable[[str, dict[str, Any]], None] | None = None  # hears all events, on the QMP thread
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -140,6 +141,8 @@ class Live:
 
     def on_event(self, name: str, data: dict[str, Any]) -> None:
         """What QEMU tells by itself, on the QMP thread."""
+        if listener := self.listener:
+            listener(name, data)
         if name == "SHUTDOWN" and data.get("reason") in _RESETS:
             self.thread.post(self._quit(rebooting=True))
         elif name == "SHUTDOWN" and data.get("guest"):

@@ -27,6 +27,7 @@ from paddock.machine.state import (
     Accelerator,
     Adapted,
     Change,
+    Fork,
     HostFacts,
     MachineState,
     Metrics,
@@ -122,10 +123,20 @@ class QemuMachines:
             self._runs.note_epoch(slot, epoch)
         return self._runs.hibernate(slot)
 
+    def fork(self, machine: UUID, point: UUID, epoch: int) -> Fork:
+        slot = self._runs.defined(machine)
+        with slot.lock:
+            self._runs.note_epoch(slot, epoch)
+        return self._runs.fork(slot, point)
+
+    def drop_fork(self, point: UUID) -> None:
+        self._runs.drop_fork(point)
+
     def remove(self, machine: UUID, epoch: int) -> None:  # noqa: ARG002 - the fence keeps epochs
         slot = self._runs.slot(machine)
         with slot.lock:
             self.before_removal(machine)
+            self._runs.forks.forget(machine)
             self._runs.off(slot, "removed")
             if slot.directory.root.exists():
                 warm = disks.warm_of(slot.directory.root)
@@ -155,7 +166,7 @@ class QemuMachines:
             agent_open=lambda: _agent_open(live),
             ssh=(network.ssh_address, network.ssh_port),
             serial=lambda: live.serial(SERIAL_SEEN),
-            warm=bool(slot.run.warm),
+            warm=bool(slot.run.warm or slot.run.fork),
         )
         return readiness.look(guest, live.signs)
 

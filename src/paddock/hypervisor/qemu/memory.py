@@ -52,6 +52,7 @@ class Kept(Frozen):
     places: dict[str, int]  # of its volumes on the SCSI bus
     disks: Marks  # of its disks, by name: another one after somebody else wrote to it
     warm: bool = False  # its machine had begun from a warm image
+    depth: int = 0  # how many forks lie between it and a boot
 
 
 def is_there(directory: MachineDir) -> bool:

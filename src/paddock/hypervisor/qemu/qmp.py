@@ -158,5 +158,9 @@ class Qmp:
 
 
 def _event(message: Message) -> tuple[str, dict[str, Any]]:
-    data = message.get("data")
-    return str(message["event"]), data if isinstance(data, dict) else {}
+    """Its name, and what it says; `at`: when QEMU said it, in seconds of unix time."""
+    data, stamp = message.get("data"), message.get("timestamp")
+    said = dict(data) if isinstance(data, dict) else {}
+    if isinstance(stamp, dict):
+        said["at"] = float(stamp.get("seconds", 0)) + float(stamp.get("microseconds", 0)) / 1e6
+    return str(message["event"]), said

@@ -83,6 +83,8 @@ class Run(Frozen):
     warm: str = ""  # the warm image that this run, or what was hibernated of it, began from
     pooled: bool = False  # and that was held ready
     answered: datetime | None = None  # when the guest agent of one that began warm said its first word
+    fork: str = ""  # the fork point that this run, or what was hibernated of it, began from
+    depth: int = 0  # how many forks lie between its memory and a boot
     not_warm: str = ""  # why its first start was no warm one, where that was asked for
     cpus: tuple[int, ...] = ()  # of the host, that are its alone
     started: Machine | None = None  # what QEMU was started with, without secrets

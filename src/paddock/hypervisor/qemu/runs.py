@@ -1,11 +1,14 @@
 """What happens to a node's machines: turned on and off, put to sleep and woken, begun from a warm image."""
 
 import logging
+from uuid import UUID
 
-from paddock.base.errors import Conflict, PaddockError, Unavailable
+from paddock.base.errors import Conflict, PaddockError, Refused, Unavailable
 from paddock.hypervisor.qemu import cmdline, disks, memory, process, record, start
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.binary import find_binary
+from paddock.hypervisor.qemu.fork import make as fork_make
+from paddock.hypervisor.qemu.fork import start as fork_start
 from paddock.hypervisor.qemu.held import Held
 from paddock.hypervisor.qemu.hibernate import Hibernations
 from paddock.hypervisor.qemu.images import ImageStore
@@ -17,7 +20,7 @@ from paddock.hypervisor.qemu.warm import start as warm_start
 from paddock.hypervisor.qemu.warm.node import WarmNode
 from paddock.hypervisor.qemu.warm.store import Record
 from paddock.machine.spec import Machine
-from paddock.machine.state import Phase, Progress
+from paddock.machine.state import Fork, Phase, Progress
 
 AGENT_WAIT = 5.0  # seconds for QEMU to take a connection to a guest agent
 TIME_WAIT = 5.0  # seconds for a guest agent to take the time
@@ -32,11 +35,15 @@ class Runs(Held):
         super().__init__(layout, images, choice)
         self._warm = warm
         self._hibernations = Hibernations(self.volumes.file, self._hibernated)
+        self.forks = fork_make.Forks(layout)
+        for slot in list(self._slots.values()):
+            self._finish_forks(slot)
 
     def close(self) -> None:
         """Let go; machines go on. A second time does nothing."""
         if not self.closed:
             self._hibernations.close()
+            self.forks.close()
         super().close()
 
     def on(self, slot: Slot, paused: bool) -> None:
@@ -75,7 +82,22 @@ class Runs(Held):
             if slot.run.phase is Phase.HIBERNATED:
                 return Progress(done=True)
             raise Conflict(f"machine {slot.uuid} is {slot.run.phase}", hint="start it first")
+        if self.forks.busy(slot.uuid):
+            raise Conflict("it is being forked", hint="ask again when that is done")
         return self._hibernations.hibernate(slot, live, find_binary().version)
+
+    def fork(self, slot: Slot, point: UUID) -> Fork:
+        """How far it is. Call it without the slot's lock. Raises Conflict, DiskFull, Refused."""
+        live = slot.live
+        if live is None or live.process.gone():
+            self._ended(slot)
+            raise Conflict(f"machine {slot.uuid} is {slot.run.phase}", hint="start it first")
+        return self.forks.fork(slot, live, point, find_binary().version)
+
+    def drop_fork(self, point: UUID) -> None:
+        """Nobody begins from it any more."""
+        self.forks.drop(point)
+        self._warm.store.sweep()
 
     def _hibernated(self, slot: Slot, live: Live) -> None:
         """Its memory is in a file: end its QEMU."""
@@ -112,6 +134,9 @@ class Runs(Held):
             return
         assert slot.spec
         machine = slot.spec.machine
+        if machine.fork and disks.is_fresh(slot.directory):
+            self._begin_fork(slot, machine, paused)
+            return
         not_warm = self._begins_warm(slot, machine, paused) if disks.is_fresh(slot.directory) else ""
         if not_warm is None:
             return
@@ -187,6 +212,51 @@ class Runs(Held):
         self._publish(slot, live, run.model_copy(update={"answered": answered}))
         self._save(slot)
 
+    def _begin_fork(self, slot: Slot, machine: Machine, paused: bool) -> None:
+        """It goes on where its parent stood. Whatever fails leaves it off, and as if it had never been started."""
+        if paused:
+            raise Refused("a fork begins with its guest running: it could not become somebody of its own")
+        start.check_port(machine.network)
+        binary, accelerator = find_binary(), self._choice.find().accelerator
+        directory, beginning = slot.directory, fork_start.note(slot.directory)
+        with self._warm.store.standing():
+            found = fork_start.find(self._layout, machine, directory, binary.version, accelerator)
+            beginning.touch(0o600)
+            fork_start.stand_on(self._layout, found, directory, machine.system_disk.size)
+        run = self._run(slot, machine)
+        run = run.model_copy(update={"fork": str(found.point), "depth": found.depth, "warm": found.warm})
+        words = fork_start.reaching(self._words(machine, True, bool(found.warm)), machine.network, found.depth)
+        try:
+            live, run = self._spawn(slot, machine, [*words, "-incoming", "defer"], run)
+            try:
+                fork_start.restore(live, self._layout, found)
+                fork_start.wake(live, machine, found, self._images.manifest(machine.image).default_user)
+                live.refresh()
+            except BaseException as e:
+                self._stillborn(slot, live, str(e))
+                raise
+        except BaseException:
+            self._unbegin(slot, machine)
+            raise
+        disks.use(directory)
+        beginning.unlink()
+        self._publish(slot, live, run)
+
+    def _unbegin(self, slot: Slot, machine: Machine) -> None:
+        disks.renew(self._layout, slot.directory, machine.system_disk)
+        fork_start.note(slot.directory).unlink(missing_ok=True)
+
+    def _finish_forks(self, slot: Slot) -> None:
+        """What an earlier process of ours had begun: parents go on, and children that were nobody yet are off."""
+        if fork_start.note(slot.directory).exists() and slot.spec:
+            self.off(slot, "the node agent ended while it began as a fork")
+            self._unbegin(slot, slot.spec.machine)
+        if fork_make.note(slot.directory).exists():
+            if live := slot.live:
+                self._helpers.submit(fork_make.put_right, slot, live)
+            else:
+                fork_make.note(slot.directory).unlink(missing_ok=True)
+
     def _goes_on(self, slot: Slot, paused: bool) -> str | None:
         """None when it went on with the memory that it was hibernated with. Else why it can't; empty when it never
         was: then it starts anew."""
@@ -209,11 +279,13 @@ class Runs(Held):
         ports = {"ssh_port": wanted.network.ssh_port, "ssh_address": wanted.network.ssh_address}
         network = kept.machine.network.model_copy(update=ports)
         machine = kept.machine.model_copy(update={"network": network})
-        words = memory.words(kept, self._words(machine.model_copy(update={"volumes": ()}), True, kept.warm))
+        bare = self._words(machine.model_copy(update={"volumes": ()}), True, kept.warm)
+        words = memory.words(kept, fork_start.reaching(bare, network, kept.depth))
         given = kept.given and kept.given.model_copy(update={"network": network})
         run = Run(
             accelerator=accelerator, given=given, started=machine, serial_from=kept.serial_from,
             log_from=start.marks(slot.directory).qemu, warm=slot.run.warm,
+            fork=slot.run.fork, depth=kept.depth,
         )  # fmt: skip
         live, run = self._spawn(slot, machine, words, run)
         try:

@@ -40,16 +40,20 @@ def state_of(slot: Slot) -> MachineState:
         host_restarted=run.host_restarted and live is None,
         rebooting=run.rebooting and live is None,
         cold_start=run.cold_start if live else "",
-        began=Start(warm=bool(run.warm), pool=run.pooled, why=run.not_warm) if live else Start(),
+        began=_began(run) if live else Start(),
         epoch=slot.spec.epoch if slot.spec else 0,
     )
+
+
+def _began(run: Run) -> Start:
+    return Start(fork=True) if run.fork else Start(warm=bool(run.warm), pool=run.pooled, why=run.not_warm)
 
 
 def ending(run: Run, how: str, said: str, asked: str = "") -> Run:
     """The record of a run that is over."""
     if run.hibernated:
         since = clock.now()
-        kept = {"serial_from": run.serial_from, "warm": run.warm}
+        kept = {"serial_from": run.serial_from, "warm": run.warm, "fork": run.fork, "depth": run.depth}
         return Run(phase=Phase.HIBERNATED, since=since, reason=run.ending, **kept)
     if why := run.ending or asked:
         return Run(phase=Phase.OFF, since=clock.now(), reason=why, rebooting=run.rebooting)

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -131,6 +132,12 @@ class WarmStore:
                 raise Unavailable("it was removed in this moment")
             disks.stand_on_warm(self._layout, machine, record.id, size)
 
+    @contextlib.contextmanager
+    def standing(self) -> Iterator[None]:
+        """Meanwhile no disk is removed, so that another may be made to stand on it."""
+        with self._standing:
+            yield
+
     def note_use(self, id: str) -> None:
         """A machine starts from it."""
         with contextlib.suppress(OSError):
@@ -150,8 +157,8 @@ class WarmStore:
         return users
 
     def users(self) -> dict[str, int]:
-        """How many machines' disks stand on each one's disk."""
-        marks = _stood_on(self._layout.machines)
+        """How many disks of machines, and of fork points, stand on each one's disk."""
+        marks = [*_stood_on(self._layout.machines), *_stood_on(self._layout.warm)]
         return {mark: marks.count(mark) for mark in set(marks)}
 
     def remove(self, id: str) -> None:
@@ -164,14 +171,21 @@ class WarmStore:
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove what nobody needs: the disks of those that were removed, without a machine on them."""
+        """Remove what nobody needs: the disks of those that were removed, without a disk on them; fork points' too."""
         with self._standing:
-            users = {*self.users(), *_stood_on(self._layout.pool)}
-            for directory in self._directories():
-                if directory.root.name not in users and self.read(directory.root.name) is None:
+            before: list[WarmDir] = []
+            while (unused := self._unused()) and unused != before:
+                before = unused
+                for directory in unused:  # each may have been the last that stood on another
                     shutil.rmtree(directory.root, ignore_errors=True)
                     for overlay in self._layout.overlays.glob(f"{directory.root.name}-*.qcow2"):
                         overlay.unlink(missing_ok=True)
+
+    def _unused(self) -> list[WarmDir]:
+        users = {*self.users(), *_stood_on(self._layout.pool)}
+        names = [d.root.name for d in self._directories() if d.root.name not in users]
+        found = [self._layout.warm_image(name) for name in names if self.read(name) is None]
+        return [d for d in found if not d.fork_record.exists()]
 
     def make_room(self, size: int, keep: str = "") -> None:
         """Remove the least recently used until `size` more bytes are within the budget; never the one of that id.

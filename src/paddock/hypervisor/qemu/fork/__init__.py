@@ -1,0 +1,1 @@
+"""Forks: machines that begin from the memory, the devices and the disk of another one that runs, as of one instant."""
