@@ -7,9 +7,9 @@ import contextlib
 import os
 import re
 import sys
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -133,7 +133,7 @@ def shell_command(ctx: typer.Context) -> None:
 
 def _completions(ctx: typer.Context, before: list[str]) -> list[str]:
     """The commands at this place, or the names of what its noun is about."""
-    group = typer.main.get_command(app)
+    group = _whole()
     collection = COLLECTIONS.get(before[0] if before else "", "servers")
     for word in before:
         inner = getattr(group, "commands", {}).get(word)
@@ -175,12 +175,19 @@ for name, function in (
 manners.apply(app)
 
 
+@cache
+def _whole() -> Any:
+    """All commands as they are parsed. Making them of the functions takes longer than most commands: it is done once,
+    also where a shell runs one after the other."""
+    return typer.main.get_command(app)
+
+
 def run(argv: list[str]) -> int:
     """Run one command line. Answers its exit code; prints what went wrong."""
     if argv[:1] == ["help"]:
         argv = [*argv[1:], "--help"]
     try:
-        return int(app(argv, prog_name="paddock", standalone_mode=False) or 0)
+        return int(_whole()(argv, prog_name="paddock", standalone_mode=False) or 0)
     except typer.TyperException as error:
         return _usage(error)
     except PaddockError as error:
