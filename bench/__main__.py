@@ -12,6 +12,7 @@ from bench.guests import Guests
 from bench.stack import Stack
 from bench.warm import WarmGuests
 from paddock.base import clock
+from tests.support_images import built_image
 
 ON_QEMU = ("start", "boot", "many", "end")
 PARTS = (*ON_QEMU, "idle", "list", "scale", "creates", "warm")
@@ -47,8 +48,12 @@ def _measure(parts: tuple[str, ...], rounds: int, samples: Path, sampled: bool) 
             yield from _guests(stack, wanted, rounds)
     if "warm" in wanted:
         with Stack("qemu") as stack:
-            guests = WarmGuests(stack, rounds, "tiny", "nano")
-            for part in (guests.start, guests.reach, guests.memory, guests.many):
+            tiny = WarmGuests(stack, rounds, "tiny", "nano")
+            for part in (tiny.start, tiny.pool, tiny.reach, tiny.memory, tiny.many):
+                yield from part()
+            stack.seed("--image", built_image("debian-12").directory)
+            debian = WarmGuests(stack, rounds, "debian-12", "small")
+            for part in (debian.start, debian.pool, debian.reach, debian.memory):
                 yield from part()
     if "list" in wanted:
         with Stack("fake") as stack:

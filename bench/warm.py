@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 
@@ -18,6 +18,7 @@ from paddock.hypervisor.qemu.guest_agent import GuestAgent
 from paddock.hypervisor.qemu.layout import Layout, MachineDir, warm_file
 from paddock.hypervisor.qemu.record import read_run, read_spec
 from paddock.hypervisor.qemu.warm import start
+from paddock.hypervisor.qemu.warm.ways import IGNORE_SHARED
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import Machine
 from paddock.machine.state import Accelerator
@@ -36,27 +37,68 @@ class WarmGuests:
     def __init__(self, stack: Stack, rounds: int, image: str, plan: str) -> None:
         self.stack, self.rounds, self.image, self.plan = stack, rounds, image, plan
         self.layout = Layout(stack.node_dir)
+        self.model: tuple[Machine, ImageManifest, str] | None = None
+        self.held = 0
         self._made()
 
     def start(self) -> Iterator[Figure]:
         """One server, again and again, in turns with a bare QEMU."""
-        ours: list[float] = []
-        raw: list[float] = []
-        for _ in range(self.rounds):
-            clock.sleep(SETTLE)
-            asked = clock.now().timestamp()
-            made = self._create()
-            self.stack.finish(made["action"]["id"], 0.02)
-            ours.append((self._began(made["server"]) - asked) * 1000)
-            if not raw:
-                self.model = self._model(made["server"])
-            self.stack.delete(made["server"]["id"])
-            clock.sleep(SETTLE)
-            raw.append(self._bare(0) * 1000)
+        ours, itself, raw = self._in_turns(lambda: self._bare(0) * 1000)
         yield Figure(
             f"request sent → guest agent answers, warm, {self.image}", median(ours), "ms", median(raw), 1.6, 1.3,
             f"ours {spread(ours)}; a bare restore, resume and ping {spread(raw)}",
         )  # fmt: skip
+        yield Figure(
+            f"request sent → new randomness, and a network card, warm, {self.image}", median(itself), "ms",
+            note=spread(itself),
+        )  # fmt: skip
+
+    def pool(self) -> Iterator[Figure]:
+        """The same out of a pool, in turns with a bare QEMU that stands still, restored."""
+        self._hold(1)
+        ours, itself, raw = self._in_turns(lambda: self._bare_resume() * 1000, "pool")
+        self._hold(0)
+        yield Figure(
+            f"request sent → guest agent answers, pool, {self.image}", median(ours), "ms", median(raw), 1.6,
+            note=f"ours {spread(ours)}; a bare resume and ping {spread(raw)}",
+        )  # fmt: skip
+        yield Figure(
+            f"request sent → new randomness, and a network card, pool, {self.image}", median(itself), "ms",
+            note=spread(itself),
+        )  # fmt: skip
+
+    def _in_turns(self, bare: Callable[[], float], began: str = "warm") -> tuple[list[float], list[float], list[float]]:
+        """Milliseconds of ours to the guest agent's first word and to the end of the start, and of the bare one."""
+        ours: list[float] = []
+        itself: list[float] = []
+        raw: list[float] = []
+        for _ in range(self.rounds):
+            self._wait_held()
+            clock.sleep(SETTLE)
+            asked = clock.now().timestamp()
+            made = self._create()
+            self.stack.finish(made["action"]["id"], 0.02)
+            server = made["server"]
+            ours.append((self._answered(server, began) - asked) * 1000)
+            itself.append((self.stack.at(server, "start") - asked) * 1000)
+            if self.model is None:
+                self.model = self._model(server)
+            self.stack.delete(server["id"])
+            clock.sleep(SETTLE)
+            raw.append(bare())
+        return ours, itself, raw
+
+    def _hold(self, count: int) -> None:
+        """Have so many guests held ready."""
+        wanted = {"image": self.image, "server_type": self.plan, "count": count}
+        answer = self.stack.call("PUT", "/admin/v1/pools", wanted)
+        self.held = count
+        if answer["action"]:
+            self.stack.finish(answer["action"]["id"], 0.5)
+
+    def _wait_held(self) -> None:
+        while self.held and self.stack.call("GET", "/admin/v1/pools")["pools"][0]["nodes"][0]["ready"] < self.held:
+            clock.sleep(0.2)
 
     def reach(self) -> Iterator[Figure]:
         """Until SSH answers, with a host key of its own; warm and cold."""
@@ -86,7 +128,8 @@ class WarmGuests:
         with ThreadPoolExecutor(4) as pool:
             made = list(pool.map(lambda _: self._create(), range(MANY)))
         self.stack.finish_all([one["action"]["id"] for one in made], 0.25)
-        ours = max(self._began(one["server"]) for one in made) - asked
+        ours = max(self._answered(one["server"]) for one in made) - asked
+        itself = max(self.stack.at(one["server"], "start") for one in made) - asked
         for one in made:
             self.stack.call("DELETE", f"/v1/servers/{one['server']['id']}")
         for one in made:
@@ -94,11 +137,14 @@ class WarmGuests:
         clock.sleep(SETTLE)
         began = clock.monotonic()
         with ThreadPoolExecutor(4) as pool:
-            kept = list(pool.map(self._restored, range(MANY)))
+            kept = list(pool.map(self._woken, range(MANY)))
         raw = clock.monotonic() - began
         for qemu in kept:
             qemu.kill()
-        yield Figure(f"{MANY} warm servers of {self.image} at once", ours, "s", raw, 1.3, note="bare: 4 at a time")
+        yield Figure(
+            f"{MANY} warm servers of {self.image} at once, to the last guest agent's answer", ours, "s", raw, 1.3,
+            note=f"bare: 4 at a time; ours all with new randomness and a network card after {itself:.1f} s",
+        )  # fmt: skip
 
     def _made(self) -> None:
         image = self.stack.call("GET", f"/v1/images?name={self.image}")["images"][0]
@@ -116,11 +162,13 @@ class WarmGuests:
         first_banner(server["x_ssh"]["port"])
         return server
 
-    def _began(self, server: JSON) -> float:
-        """When it was written down that QEMU runs, which is after the guest agent's answers."""
+    def _answered(self, server: JSON, began: str = "warm") -> float:
+        """When its guest agent said its first word, as its node wrote down."""
         now = self.stack.call("GET", f"/v1/servers/{server['id']}")["server"]
-        assert now["x_began"] == "warm", now["x_not_warm"]
-        return self.stack.at(server, "start")
+        assert now["x_began"] == began, (now["x_began"], now["x_not_warm"])
+        answered = read_run(self.layout.machine(now["x_uuid"])).answered
+        assert answered
+        return answered.timestamp()
 
     def _banner(self, **more: object) -> float:
         asked = clock.now().timestamp()
@@ -144,18 +192,35 @@ class WarmGuests:
         return spec.machine, ImageManifest.model_validate_json(text), disks.warm_of(directory.root)
 
     def _bare(self, number: int) -> float:
+        """Seconds of a spawn, restore, resume and ping."""
         place = self._place(number)
         began = clock.monotonic()
-        qemu = self._restored_in(place)
+        qemu = self._restored(place)
+        _resume(qemu, place)
         took = clock.monotonic() - began
         qemu.kill()
         return took
 
-    def _restored(self, number: int) -> Raw:
-        return self._restored_in(self._place(number))
+    def _bare_resume(self) -> float:
+        """Seconds of a resume and ping."""
+        place = self._place(0)
+        qemu = self._restored(place)
+        clock.sleep(SETTLE)
+        began = clock.monotonic()
+        _resume(qemu, place)
+        took = clock.monotonic() - began
+        qemu.kill()
+        return took
+
+    def _woken(self, number: int) -> Raw:
+        place = self._place(number)
+        qemu = self._restored(place)
+        _resume(qemu, place)
+        return qemu
 
     def _place(self, number: int) -> MachineDir:
         """Files to start in, which are not part of what is measured."""
+        assert self.model
         machine, _, warm = self.model
         directory = MachineDir(self.stack.node_dir / "machines" / f"bare-{number}")
         run.run(["rm", "-rf", directory.root])
@@ -167,8 +232,9 @@ class WarmGuests:
             identity.give(path, writable=True)
         return directory
 
-    def _restored_in(self, directory: MachineDir) -> Raw:
-        """Spawn, restore, resume, ping."""
+    def _restored(self, directory: MachineDir) -> Raw:
+        """Spawned and restored; its guest stands still."""
+        assert self.model
         machine, manifest, warm = self.model
         words = start.words(machine, manifest, find_binary(), Accelerator.TCG, warm)
         devices = os.open(self.layout.warm_image(warm).devices, os.O_RDONLY)
@@ -176,15 +242,19 @@ class WarmGuests:
             qemu = Raw(words, directory, (devices,))
         finally:
             os.close(devices)
-        state = [{"capability": start.IGNORE_SHARED, "state": True}]
+        state = [{"capability": IGNORE_SHARED, "state": True}]
         qemu.ask("migrate-set-capabilities", {"capabilities": state})
         qemu.ask("migrate-incoming", {"uri": f"fd:{devices}"})
         while qemu.ask("query-status")["status"] == "inmigrate":
             clock.sleep(0.001)
-        qemu.ask("cont")
-        agent = GuestAgent(lambda timeout: _agent_socket(directory, timeout))
-        assert agent.ping(PING_SECONDS)
         return qemu
+
+
+def _resume(qemu: Raw, directory: MachineDir) -> None:
+    """Resume and ping."""
+    qemu.ask("cont")
+    agent = GuestAgent(lambda timeout: _agent_socket(directory, timeout))
+    assert agent.ping(PING_SECONDS)
 
 
 def _agent_socket(directory: MachineDir, timeout: float) -> socket.socket:

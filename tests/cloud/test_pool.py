@@ -62,6 +62,19 @@ def test_what_is_said_of_a_node_wins(cloud: Cloud) -> None:
     assert [wish.count for wish in pool.wishes(cloud.node)] == [1]
 
 
+def test_they_are_as_servers_would_be_placed(cloud: Cloud) -> None:
+    """Whatever the watcher knew when it began: a node that has just come up has no CPUs yet."""
+    watched = cloud.node
+    watched.cpus = watched.memory_mib = 0
+    wish(cloud, 1)
+    warmed(cloud)
+    [found] = pool.wishes(watched)
+    server = cloud.running_server()
+    made = server.machine()
+    for of_key in ("cpus", "max_cpus", "memory_mib", "max_memory_mib", "layout", "machine_type", "warm", "system_disk"):
+        assert getattr(found.machine, of_key) == getattr(made, of_key), of_key
+
+
 def test_an_image_that_is_not_here_is_not_asked_for(cloud: Cloud) -> None:
     row = wish(cloud, 1)
     Image.objects.filter(pk=row.image_id).update(state="failed")

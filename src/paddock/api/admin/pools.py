@@ -112,7 +112,8 @@ def _reply(row: Pool, nodes: list[Held]) -> PoolReply:
 
 
 def _held(row: Pool, node: Node) -> Held:
-    found = next((warm for warm in _warm(node) if _is_of(row, warm)), None)
+    images = sorted((warm for warm in _warm(node) if _is_of(row, warm)), key=lambda warm: warm.wanted, reverse=True)
+    found = next(iter(images), None)  # others are of servers that could grow to another size
     if found is None:
         return Held(node=node.name, ready=0, wanted=row.count, lacking="there is no warm image of it yet")
     lacking = found.unusable or found.lacking or ("its warm image is being made" if found.making else "")

@@ -23,8 +23,11 @@ def of(node: Node) -> list[Pool]:
 
 
 def wishes(node: Node) -> tuple[Wish, ...]:
-    """The same, as the node is told."""
-    found = ((image_warm.machine(node, row.image, row.server_type), row.count) for row in of(node))
+    """The same, as the node is told: machines as they would be placed there now."""
+    rows = of(node)
+    if rows:
+        node.refresh_from_db()  # who watches a node has its row from the beginning
+    found = ((image_warm.machine(node, row.image, row.server_type), row.count) for row in rows)
     return tuple(Wish(machine=machine, count=count) for machine, count in found)
 
 
