@@ -364,13 +364,24 @@ class Routes:
             return JSONResponse({"timeline": TIMELINE})
         if tail == "console_log":
             return PlainTextResponse(CONSOLE[-int(request.query_params["limit"]) :])
-        if tail == "exec":
-            return self._exec(body)
+        if tail in ("exec", "fork"):
+            return self._exec(body) if tail == "exec" else self._fork(server, body)
         if tail == "steps":
             return JSONResponse({"steps": SERVER_STEPS})
         if tail == "clone" and body["confirm"] != server["name"]:
             raise _invalid("confirm", "type the server's name")
         return JSONResponse({"action": _public(self.cloud.new_action("run_step", "server", server["id"], 0.05))}, 201)
+
+    def _fork(self, server: Json, body: Json) -> Response:
+        name, count = body.get("name", f"{server['name']}-fork"), body.get("count", 1)
+        names = [name] if count == 1 and "name" in body else [f"{name}-{n}" for n in range(1, count + 1)]
+        like = {"server_type": server["server_type"]["name"], "image": server["image"]["id"], "x_restart": "no"}
+        like |= {"labels": body.get("labels", {}), "start_after_create": True, "ssh_keys": [1]}
+        made = [self.cloud.create({**like, "name": name}) for name in names]
+        action = self.cloud.new_action("fork_server", "server", server["id"], 0.05)
+        action["x_steps"] = [{**_step("fork", "done"), "detail": "it stood still for 12.5 ms"}]
+        answer = {"servers": [m["server"] for m in made], "next_actions": [m["action"] for m in made]}
+        return JSONResponse(_public({"action": action, **answer}), 201)
 
     def _cluster(self, request: Request, kind: str) -> Response:
         if not self.cloud.operator:

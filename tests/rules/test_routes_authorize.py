@@ -81,6 +81,7 @@ OWNED: dict[str, tuple[str, Any]] = {
     "GET /x/v1/servers/{id}/sizes": ("server", None),
     "GET /x/v1/servers/{id}/console_log": ("server", None),
     "POST /x/v1/servers/{id}/actions/create_image": ("server", {"name": "made-of-it"}),
+    "POST /x/v1/servers/{id}/fork": ("server", {"name": "forked-of-it"}),
     "POST /x/v1/servers/{id}/actions/pause": ("server", None),
     "POST /x/v1/servers/{id}/actions/resume": ("server", None),
     "POST /x/v1/servers/{id}/actions/hibernate": ("server", None),

@@ -27,6 +27,7 @@ from paddock.api.x import catalogue as x_catalogue
 from paddock.api.x import images as x_images
 from paddock.api.x import isos as x_isos
 from paddock.api.x import limits as x_limits
+from paddock.api.x import server_fork as x_server_fork
 from paddock.api.x import server_images as x_server_images
 from paddock.api.x import server_keys as x_server_keys
 from paddock.api.x import server_sizes as x_server_sizes
@@ -68,6 +69,7 @@ for router in ROUTERS:
     api.add_router("/v1", router, auth=Bearer())
 for part in (
     x_servers,
+    x_server_fork,
     x_server_sizes,
     x_server_sleep,
     x_server_images,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from paddock.base.errors import Conflict, Invalid, NameTaken
-from paddock.cli import ask, keys, lookup, names, server_set
+from paddock.cli import ask, keys, lookup, names, server_fork, server_set
 from paddock.cli.client import Api, Json
 from paddock.cli.given import text_of
 from paddock.cli.output import Format, Output, show_json, stdout
@@ -21,6 +21,7 @@ Yes = Annotated[bool, typer.Option("-y", "--yes", help="Don't ask.")]
 def register(main: typer.Typer) -> None:
     """The short form that people look for; and what has a file of its own."""
     app.command("set")(server_set.set_server)
+    app.command("fork")(server_fork.fork_server)
     main.command("snapshot", rich_help_panel=PANEL)(snapshot)
 
 

@@ -159,7 +159,7 @@ def _orders(api: Api, said: wizard.Wish, given: Json) -> list[Order]:
         group=given["group"], role=given["role"],
         restart=given["restart"] or "no", description=given["description"] or "", start=not given["no_start"],
         autostart=server_set.turn(given["autostart"], given["order"], given["delay"]) or {},
-        labels=tuple(_label(text) for text in given["label"] or ()), kernel_args=given["kernel_args"] or "",
+        labels=tuple(label_of(text) for text in given["label"] or ()), kernel_args=given["kernel_args"] or "",
         base=not given["no_base"], firmware=given["firmware"] or "", automount=given["automount"],
         warm=not given["no_warm"],
         volumes=tuple(int(lookup.find(api, "volumes", ref)["id"]) for ref in given["volume"] or ()),
@@ -298,7 +298,8 @@ def _iso(api: Api, ref: str) -> str:
         raise
 
 
-def _label(text: str) -> tuple[str, str]:
+def label_of(text: str) -> tuple[str, str]:
+    """key=value. Raises Invalid for anything else."""
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise Invalid(f"--label {text!r} is not key=value", field="labels")

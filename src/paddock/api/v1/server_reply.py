@@ -107,7 +107,7 @@ class ServerReply(Reply):
     x_generation: int
     x_base_config: bool
     x_warm: bool
-    x_began: str  # how its disk's first start began: warm (from a warm image), pool, cold; empty: not yet
+    x_began: str  # how its disk's first start began: warm (from a warm image), pool, fork, cold; empty: not yet
     x_not_warm: str  # why that was a cold one
     x_firmware: str | None
 
@@ -189,7 +189,7 @@ def _shown(server: Server, shared: Shared) -> ServerReply:
         x_generation=server.generation,
         x_base_config=server.base_config,
         x_warm=server.warm,
-        x_began=server.began,
+        x_began="" if server.began == "lost" else server.began,
         x_not_warm=server.not_warm,
         x_firmware=server.firmware or None,
     )

@@ -191,7 +191,8 @@ def _claim_on(server: Server, node: Node) -> bool:
     port = _free_port(node, node.first_ssh_port)
     number = Node.objects.filter(pk=node.pk).values(number=F("first_id") + F("last_number") - 1)
     unplaced = _if_alone(server, node, Server.objects.filter(pk=server.pk, epoch=server.epoch, node=None))
-    room = room_to_grow(node, server.layout, server.cores, server.memory_mib)
+    # A fork has what it was forked of has.
+    room = {} if server.fork else room_to_grow(node, server.layout, server.cores, server.memory_mib)
     if not unplaced.update(node=node, number=Subquery(number), ssh_port=port, **room):
         transaction.set_rollback(True)
         return False
@@ -261,8 +262,13 @@ def more(node: Node, shape: Shape) -> bool:
 
 def short_of(node: Node, shape: Shape) -> str:
     """What a node has too little of for that much more, as a sentence."""
+    return lacks_room(node, shape) or "others were faster; try again"
+
+
+def lacks_room(node: Node, shape: Shape) -> str:
+    """Why a node can't take that much more now, as a sentence; empty: it can."""
     wanted = placement.Demand(shape.cores, shape.memory_mib, shape.disk_gib)
-    return " and ".join(placement.judge(node, wanted, 0).reasons) or "others were faster; try again"
+    return " and ".join([*placement.judge(node, wanted, 0).reasons, *full(node)])
 
 
 def room_to_grow(node: Node | None, layout: int, cores: int, memory_mib: int) -> dict[str, Any]:

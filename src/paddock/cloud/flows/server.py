@@ -25,13 +25,13 @@ from paddock.cloud.flows import image as images
 from paddock.cloud.flows import volume as volume_flow
 from paddock.cloud.flows.engine import defer, register, wake
 from paddock.cloud.flows.server_changes import (
-    ServerChanges,
     choose_system,
     give_snapshots_up,
     is_defined,
     leave_snapshots,
     tell,
 )
+from paddock.cloud.flows.server_fork import LOST, ServerFork, begins_as_fork, leave
 from paddock.cloud.flows.server_node import (
     KIND,
     agree,
@@ -54,13 +54,21 @@ from paddock.machine.warm import Start
 READY_SECONDS = 1800  # Debian, software emulation and a busy host together take a quarter of an hour
 ADAPT_SECONDS = 3600.0
 MAX_RESTARTS = 5  # by itself, one after another
-BIRTH = ("place", "image", "clone", "volumes", "cloud_init", "start")  # what fails here leaves no machine that runs
+BIRTH = (
+    "place",
+    "image",
+    "clone",
+    "volumes",
+    "cloud_init",
+    "memory",
+    "start",
+)  # what fails here leaves no machine that runs
 
 
 @register
-class ServerFlow(ServerChanges):
+class ServerFlow(ServerFork):
     """Steps of a server: birth, rest, death. Power is in ServerPower, pauses in ServerSleep, all that changes it in
-    ServerChanges."""
+    ServerChanges, forks in ServerFork."""
 
     kind = KIND
     lock_class = 1
@@ -121,7 +129,7 @@ class ServerFlow(ServerChanges):
         if server.status == Status.INITIALIZING and not server.start_after_create:
             server.set(status=Status.OFF, problem="")
             return Then(self.rest, finishes=True)
-        return Then(self.start)
+        return Then(self.memory if begins_as_fork(server) else self.start)
 
     @step(needs="stopped")
     def start(self, server: Server) -> Next[Server]:
@@ -149,6 +157,8 @@ class ServerFlow(ServerChanges):
             observed=Phase.PAUSED if server.start_paused else Phase.RUNNING,
             accelerator=node_of(server).facts.get("accelerator", ""),
         )
+        if begins_as_fork(server):
+            return Then(self.part, finishes=True)
         unseen = power == Power.ON_PAUSED or _installs(server)
         return Then(self.rest if unseen else self.watch, finishes=True)
 
@@ -260,6 +270,7 @@ class ServerFlow(ServerChanges):
             "pause_server": self.pause,
             "resume_server": self.resume,
             "hibernate_server": self.hibernate,
+            "fork_server": self.fork,
             "rebuild_server": self.rebuild,
             "change_server_type": self.grow if action.arguments.get("live") else self.retype,
             "reset_password": self.disk_password if action.arguments.get("offline") else self.password,
@@ -287,6 +298,7 @@ class ServerFlow(ServerChanges):
         give_snapshots_up(server, "the server was deleted while it was taken")
         if server.node is not None:
             hypervisor(server.node).machines.remove(server.uuid, server.epoch)
+        leave(server)
         return Then(self.forget)
 
     @step(by_hand=False)
@@ -320,7 +332,7 @@ class ServerFlow(ServerChanges):
                 return Then(self.rest)
             case "password" | "disk_password" | "rescue" | "adapt":
                 return Then(self.rest)
-            case "pause" | "resume" | "hibernate" | "reboot" | "reset":
+            case "pause" | "resume" | "hibernate" | "fork" | "reboot" | "reset":
                 return Then(self.look if server.node is not None else self.rest)
         server.set(problem=error.message)
         match server.step:
@@ -331,6 +343,9 @@ class ServerFlow(ServerChanges):
                 return Then(self.look)
             case "rebuild" | "look" | "rest":
                 server.set(status=Status.OFF)
+            case birth if birth in BIRTH and begins_as_fork(server):
+                server.set(status=Status.OFF, began=LOST)
+                return Then(self.part)
             case birth if birth in BIRTH:
                 server.set(status=Status.OFF)
             case _ if server.status == Status.STOPPING:
@@ -350,6 +365,9 @@ ON_WISH: dict[str, dict[str, object]] = {
 
 def _begun(server: Server, began: Start) -> str:
     """How the first start with this disk began, for the timeline; empty for later ones."""
+    if began.fork and server.fork:
+        server.set(began="fork", not_warm="")
+        return "from the memory of the server that it is a fork of"
     if server.began:
         return ""
     server.set(began="pool" if began.pool else "warm" if began.warm else "cold", not_warm=began.why)
@@ -388,7 +406,8 @@ def create(
     claim.refuse_hopeless(server, volumes, node)
     server.step, server.correlation_id = "place", correlation_id
     server.revision = 1 if volumes else 0
-    server.vendor_data = base_config.for_server(server)
+    if server.fork is None:  # which has its own with its disk
+        server.vendor_data = base_config.for_server(server)
     try:
         with transaction.atomic():
             quota.check(

@@ -60,6 +60,7 @@ class ServerChanges(ServerSleep):
             vendor_data=base_config.for_server(server),
             generation=server.generation + 1,
             began="",
+            fork=None,
             not_warm="",
             rescue_until=None,
             restarts=0,

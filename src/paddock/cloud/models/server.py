@@ -83,8 +83,10 @@ class Server(Living):
     start_after_create = models.BooleanField(default=True)
     start_paused = models.BooleanField(default=False)
     warm = models.BooleanField(default=True)  # a new disk's first start may begin from a warm image
-    began = models.CharField(max_length=4, default="", blank=True)  # how that start began: warm, pool or cold
+    began = models.CharField(max_length=4, default="", blank=True)  # how that start began: warm, pool, cold or fork
     not_warm = models.TextField(default="", blank=True)  # why it was a cold one
+    fork = models.UUIDField(null=True, db_index=True)  # the fork point that its first start begins from, until it has
+    forked_by = models.BigIntegerField(null=True)  # the action, of the server that it is a fork of
     status = models.CharField(max_length=14, choices=Status, default=Status.INITIALIZING)
     delete_requested = models.BooleanField(default=False)
     observed = models.CharField(max_length=10, default="")  # the phase that its node last reported
@@ -166,4 +168,5 @@ class Server(Living):
             dedicated_cpus=self.server_type.dedicated_cpus,
             huge_pages=self.server_type.huge_pages,
             warm=scope_of(self.image.project_id) if self.warm else "",
+            fork=self.fork,
         )
