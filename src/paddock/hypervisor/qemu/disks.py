@@ -67,8 +67,15 @@ def use(directory: MachineDir) -> None:
     _fresh_file(directory).unlink(missing_ok=True)
 
 
+def disuse(directory: MachineDir) -> None:
+    """What ran with it was nobody: it counts as not used, and the next start puts another one in its place."""
+    with contextlib.suppress(OSError):
+        _fresh_file(directory).touch(0o600)
+
+
 def renew(layout: Layout, directory: MachineDir, disk: Disk) -> None:
     """An empty one in the place of one that nobody has used. Raises DiskFull, Conflict while the machine runs."""
+    disuse(directory)
     _explain_full(lambda: _make(layout, directory, disk), directory.root, disk.size)
 
 

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from paddock.base import clock
 from paddock.base.errors import NotFound, PaddockError, Unavailable
-from paddock.hypervisor.qemu import host, identity, memory, process, record, scope, start
+from paddock.hypervisor.qemu import disks, host, identity, memory, process, record, scope, start
 from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.images import ImageStore
 from paddock.hypervisor.qemu.layout import Layout
@@ -142,14 +142,13 @@ class Held:
         directory = slot.directory
         for attached in machine.volumes:
             identity.give(self.volumes.file(attached.volume), writable=True)
+        new = {"phase": Phase.RUNNING, "pid": ready.process.pid, "boot_id": process.boot_id(), "since": clock.now()}
+        run = run.model_copy(update=new)
         with start.plain_errors(directory):
+            record.write_run(directory, run)  # first: the next process of ours knows what it is
             pool.move_in(ready, directory, directory.seed.read_bytes())
         marks = start.marks(directory)
-        new = {
-            "phase": Phase.RUNNING, "pid": ready.process.pid, "boot_id": process.boot_id(), "since": clock.now(),
-            "serial_from": marks.serial, "log_from": marks.qemu,
-        }  # fmt: skip
-        run = run.model_copy(update=new)
+        run = run.model_copy(update={"serial_from": marks.serial, "log_from": marks.qemu})
         live = self._live(slot, ready.process, run)
         try:
             with start.plain_errors(directory):
@@ -296,7 +295,9 @@ class Held:
         except (PaddockError, OSError) as e:
             log.error("machine %s: %s", uuid, e)
             found = None
-        if found:
+        if slot.run.unborn:
+            self._end_unborn(slot, found)
+        elif found:
             self._adopt_process(slot, found)
         elif slot.run.phase in (Phase.RUNNING, Phase.PAUSED) and memory.is_there(directory):
             slot.run = Run(phase=Phase.HIBERNATED, since=clock.now(), reason="hibernated")
@@ -305,6 +306,18 @@ class Held:
             slot.run = ending(slot.run, unseen(slot.run), process.last_words(directory, slot.run.log_from))
             self._save(slot)
         return slot
+
+    def _end_unborn(self, slot: Slot, found: Process | None) -> None:
+        """An earlier process of ours ended while it gave a guest of a warm image its identity: its next start is the
+        first."""
+        disks.disuse(slot.directory)
+        try:
+            if found:
+                found.end()
+        except Unavailable as e:
+            log.error("machine %s: %s", slot.uuid, e)
+        slot.run = Run(phase=Phase.OFF, since=clock.now(), reason="the node agent ended before it had its identity")
+        self._save(slot)
 
     def _adopt_process(self, slot: Slot, found: Process) -> None:
         known = slot.run if slot.run.pid == found.pid else Run(since=clock.now(), boot_id=process.boot_id())

@@ -82,6 +82,7 @@ class Run(Frozen):
     cold_start: str = ""  # why it did not go on with its memory
     warm: str = ""  # the warm image that this run, or what was hibernated of it, began from
     pooled: bool = False  # and that was held ready
+    unborn: bool = False  # its guest, of a warm image, is nobody yet
     answered: datetime | None = None  # when the guest agent of one that began warm said its first word
     fork: str = ""  # the fork point that this run, or what was hibernated of it, began from
     depth: int = 0  # how many forks lie between its memory and a boot

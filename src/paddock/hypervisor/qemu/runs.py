@@ -134,14 +134,21 @@ class Runs(Held):
             return
         assert slot.spec
         machine = slot.spec.machine
-        if machine.fork and disks.is_fresh(slot.directory):
+        fresh = disks.is_fresh(slot.directory)
+        if machine.fork and fresh:
             self._begin_fork(slot, machine, paused)
             return
-        not_warm = self._begins_warm(slot, machine, paused) if disks.is_fresh(slot.directory) else ""
+        not_warm = self._begins_warm(slot, machine, paused) if fresh else ""
         if not_warm is None:
             return
         run = self._run(slot, machine).model_copy(update={"cold_start": cold, "not_warm": not_warm})
-        self._publish(slot, *self._spawn(slot, machine, self._words(machine, paused), run))
+        try:
+            spawned = self._spawn(slot, machine, self._words(machine, paused), run)
+        except BaseException:
+            if fresh:  # the next start is the first
+                disks.disuse(slot.directory)
+            raise
+        self._publish(slot, *spawned)
 
     def _run(self, slot: Slot, machine: Machine) -> Run:
         """The record of a start as it would be now."""
@@ -160,7 +167,6 @@ class Runs(Held):
         try:
             if found:
                 self._warm.store.stand_on(found, slot.directory, machine.system_disk.size)
-                disks.use(slot.directory)
                 self._wake_warm(slot, machine, found)
                 return None
         except PaddockError as e:
@@ -168,6 +174,7 @@ class Runs(Held):
             why = f"its warm image could not be used: {e.message}"
         if disks.warm_of(slot.directory.root):
             disks.renew(self._layout, slot.directory, machine.system_disk)
+            self._warm.store.sweep()  # its warm image may be gone meanwhile, but for the disk that it stood on
         disks.use(slot.directory)
         return why
 
@@ -177,7 +184,8 @@ class Runs(Held):
         if ready is None:
             return False
         try:
-            run = self._run(slot, machine).model_copy(update={"warm": found.id, "pooled": True})
+            about = {"warm": found.id, "pooled": True, "unborn": True}
+            run = self._run(slot, machine).model_copy(update=about)
             live, run = self._taken(slot, machine, ready, run)
             disks.use(slot.directory)
             self._wake_up(slot, machine, live, run)
@@ -189,10 +197,11 @@ class Runs(Held):
 
     def _wake_warm(self, slot: Slot, machine: Machine, found: Record) -> None:
         manifest, binary = self._images.manifest(machine.image), find_binary()
-        run = self._run(slot, machine).model_copy(update={"warm": found.id})
+        run = self._run(slot, machine).model_copy(update={"warm": found.id, "unborn": True})
         assert run.accelerator, "BUG: a machine is started under nothing"
         words = warm_start.words(machine, manifest, binary, run.accelerator, found.id)
         live, run = self._spawn(slot, machine, words, run)
+        disks.use(slot.directory)
         try:
             live.agent.connect_early(AGENT_WAIT)
             found.way.read(live, self._layout.warm_image(found.id))
@@ -209,7 +218,7 @@ class Runs(Held):
         except BaseException as e:
             self._stillborn(slot, live, str(e))
             raise
-        self._publish(slot, live, run.model_copy(update={"answered": answered}))
+        self._publish(slot, live, run.model_copy(update={"answered": answered, "unborn": False}))
         self._save(slot)
 
     def _begin_fork(self, slot: Slot, machine: Machine, paused: bool) -> None:
