@@ -63,7 +63,8 @@ def test_servers_keep_what_was_in_force_until_they_are_rebuilt(boss: Caller, ask
     ("#cloud-config\na: &x [1]\nb: *x\n", "no YAML aliases"),
     ("#cloud-config\nruncmd: echo\n", "runcmd must be a list"),
     ("#cloud-config\nssh_pwauth: true\n", "ssh_pwauth is what Paddock itself says"),
-    ("#cloud-config\na: " + "[" * 3000 + "\n", "not YAML"),
+    ("#cloud-config\na: " + "[" * 15000 + "\n", "more than 50 lists and mappings within each other"),
+    ("#cloud-config\n" + "".join(f"{' ' * n}a:\n" for n in range(60)), "more than 50 lists"),
     ("#cloud-config\n#" + "x" * MAX_VENDOR_DATA, f"15 more than the {MAX_VENDOR_DATA} there may be"),
 ])  # fmt: skip
 def test_what_can_not_be_used(text: str, said: str) -> None:

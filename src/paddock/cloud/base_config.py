@@ -18,6 +18,11 @@ HEADER = "#cloud-config"
 # What Paddock itself tells each guest: it would go by this and not by the base configuration.
 OWN = ("disable_root", "manage_etc_hosts", "ssh_pwauth", "chpasswd", "merge_how", "merge_type")
 _ONE = 1  # the id of the only row
+_DEEPEST = 50  # lists and mappings within each other
+_OPENS = (
+    yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken,
+)  # fmt: skip
+_CLOSES = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 
 def default() -> str:
@@ -65,16 +70,25 @@ def check(text: str) -> None:
 
 
 def _parsed(text: str) -> Any:
-    """Aliases are refused, since a few lines of them can stand for gigabytes."""
     try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise _invalid("it must have no YAML aliases (*name)", "write it out")
+        _refuse_endless(text)
         return yaml.safe_load(text)
     except yaml.MarkedYAMLError as e:
         where = f" in line {e.problem_mark.line + 1}" if e.problem_mark else ""
         raise _invalid(f"it is not YAML: {e.problem or e.context}{where}") from e
     except (yaml.YAMLError, ValueError, RecursionError) as e:  # a date that is none, control characters, too deep
         raise _invalid(f"it is not YAML: {e}") from e
+
+
+def _refuse_endless(text: str) -> None:
+    """A few lines of aliases can stand for gigabytes, and a line of brackets is read for minutes."""
+    depth = 0
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.AliasToken):
+            raise _invalid("it must have no YAML aliases (*name)", "write it out")
+        depth += isinstance(token, _OPENS) - isinstance(token, _CLOSES)
+        if depth > _DEEPEST:
+            raise _invalid(f"it has more than {_DEEPEST} lists and mappings within each other")
 
 
 def _invalid(message: str, hint: str = "") -> Invalid:
