@@ -5,9 +5,12 @@ import pytest
 from paddock.base.errors import Conflict
 from paddock.cloud.flows import image_warm, server_wishes
 from paddock.cloud.flows import server as flow
+from paddock.cloud.flows.engine import Flow, advance
 from paddock.cloud.models import Action, Event, Image, Server, ServerType
 from paddock.cloud.nodes import hypervisor
 from tests.cloud.harness import Cloud, make_image
+
+MANY = 50
 
 
 def began(server: Server) -> tuple[str, str]:
@@ -108,3 +111,31 @@ def test_cool(cloud: Cloud) -> None:
     assert action.status == "success"
     assert cloud.host().warm.warm_images() == ()
     assert hypervisor(cloud.node).machines.state(server.uuid).began.warm
+
+
+def test_fifty_while_one_is_made_anew(cloud: Cloud) -> None:
+    """None waits for it, and each says which it was and why."""
+    warmed(cloud)
+    [old] = cloud.host().warm.warm_images()
+    cloud.host().warm.remove_warm(old.id)
+    cloud.agent_faults(copy_seconds=600)
+    row, plan = Image.objects.get(project=None, name="tiny"), ServerType.objects.get(name="nano")
+    image_warm.ask(row, plan, [cloud.node], "", cloud.project().pk)
+    go_on("image", row.pk)
+    servers = [cloud.new_server(f"web-{n}") for n in range(MANY)]
+    early, late = servers[: MANY // 2], servers[MANY // 2 :]
+    for server in early:
+        go_on("server", server.pk)
+    assert {began(server) for server in early} == {("cold", early[0].not_warm)}
+    assert early[0].not_warm.endswith("MiB yet: it is being made")
+    cloud.agent_faults(copy_seconds=0)  # it is there
+    cloud.settle()
+    assert {began(server) for server in late} == {("warm", "")}
+    assert {server.status for server in Server.objects.all()} == {"running"}
+    assert [warm.machines for warm in cloud.host().warm.warm_images()] == [len(late)]
+
+
+def go_on(kind: str, pk: int) -> None:
+    """As far as it goes without waiting."""
+    while advance(Flow.registry[kind], pk) == 0:
+        pass

@@ -95,6 +95,9 @@ class Warm:
     def until_ready(self, machine: Machine) -> None:
         until(lambda: {"ssh", "agent"} <= set(self.node.host.machines.readiness(machine.uuid).by), 90)
 
+    def answers(self, machine: Machine) -> bool:
+        return "agent" in self.node.host.machines.readiness(machine.uuid).by
+
     def sh(self, machine: Machine, script: str) -> str:
         result = self.node.host.guest.exec(machine.uuid, ("/bin/sh", "-c", script), "", 60)
         assert result.exit_code == 0, (script, result)

@@ -1,16 +1,22 @@
 """Warm images of the QEMU driver, as far as no guest is needed: what is refused, and what was chosen for the node."""
 
+import os
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from paddock.base import clock
-from paddock.base.errors import NotFound, Refused, Unavailable
+from paddock.base.errors import Conflict, DiskFull, NotFound, Refused, Unavailable
+from paddock.hypervisor.qemu import files
 from paddock.hypervisor.qemu.binary import find_binary
+from paddock.hypervisor.qemu.cmdline import Warm, command_line
 from paddock.hypervisor.qemu.disks import make_over, warm_of
 from paddock.hypervisor.qemu.driver import QemuHypervisor
 from paddock.hypervisor.qemu.warm.key import key_of
-from paddock.hypervisor.qemu.warm.store import Record
+from paddock.hypervisor.qemu.warm.store import SEEN_SECONDS, Record
+from paddock.hypervisor.qemu.warm.ways import COPIED, IGNORE_SHARED, MAPPED_RAM, SHARED, way_of
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import MIB, Machine, Rescue
 from paddock.machine.state import Accelerator
@@ -84,10 +90,11 @@ def test_a_node_keeps_to_what_was_chosen_for_it(tmp_path: Path) -> None:
         host.close()
 
 
-def kept(host: QemuHypervisor, image: ImageManifest) -> Record:
-    """What a node would keep, without a guest in it."""
-    key = key_of(wanted(image), image, find_binary(), Accelerator.TCG)
-    record = Record(id=f"{key.id}-1", key=key, name=image.name, made=clock.now())
+def kept(host: QemuHypervisor, image: ImageManifest, minutes: int = 0, **more: object) -> Record:
+    """What a node would keep, without a guest in it, made so many minutes ago."""
+    key = key_of(wanted(image, **more), image, find_binary(), Accelerator.TCG)
+    made = clock.now() - timedelta(minutes=minutes)
+    record = Record(id=f"{key.id}-1", key=key, name=image.name, made=made)
     directory = host.warm.store._layout.warm_image(record.id)
     directory.root.mkdir()
     make_over(directory, f"../../images/{image.sha256}/disk", image.disk_size)
@@ -100,11 +107,93 @@ def test_what_an_earlier_process_was_making_is_removed(tmp_path: Path) -> None:
     rest = tmp_path / "state/warm/.abc-1"
     rest.mkdir()
     (rest / "ram").write_bytes(bytes(MIB))
-    note = tmp_path / "state/warm/.seen-abc"
-    note.touch()
+    note, old = (tmp_path / f"state/warm/.seen-{name}" for name in ("abc", "def"))
+    for path in (note, old):
+        path.touch()
+    long_ago = clock.now().timestamp() - SEEN_SECONDS - 60
+    os.utime(old, (long_ago, long_ago))
     QemuHypervisor(tmp_path / "state", "tcg").close()
     assert not rest.exists()
     assert note.exists()
+    assert not old.exists()
+
+
+def test_a_use_long_ago_is_none(host: QemuHypervisor, image: ImageManifest) -> None:
+    store, key = host.warm.store, key_of(wanted(image), image, find_binary(), Accelerator.TCG)
+    assert not store.seen(key)
+    assert store.seen(key)
+    long_ago = clock.now().timestamp() - SEEN_SECONDS - 60
+    os.utime(store._layout.warm / f".seen-{key.id}", (long_ago, long_ago))
+    assert not store.seen(key)
+
+
+def sized(host: QemuHypervisor, record: Record, size: int) -> Record:
+    """With memory of that size."""
+    host.warm.store._layout.warm_image(record.id).ram.write_bytes(b"\1" * size)
+    return record
+
+
+def test_the_least_recently_used_make_room(host: QemuHypervisor, image: ImageManifest) -> None:
+    store = host.warm.store
+    old, used, new = (sized(host, kept(host, image, minutes, cpus=n), MIB) for n, minutes in enumerate((30, 20, 10), 1))
+    store.note_use(used.id)
+    each = max(image.size for image in store.images())
+    store.budget = 3 * each
+    store.make_room(0)
+    assert len(store.images()) == 3
+    store.make_room(each)
+    assert {image.id for image in store.images()} == {used.id, new.id}  # a new one is not the first to go
+    store.budget = each
+    store.make_room(0, keep=new.id)
+    assert [image.id for image in store.images()] == [new.id]
+    with pytest.raises(DiskFull, match="raise warm_budget_gib"):
+        store.make_room(each + 1)
+    assert not store._layout.warm_image(old.id).root.exists()
+
+
+def test_a_disk_that_can_not_be_put_in_place_is_as_it_was(host: QemuHypervisor, image: ImageManifest) -> None:
+    record, machine = kept(host, image), wanted(image)
+    host.disks.ensure_disk(machine.uuid, machine.system_disk, 1)
+    host.machines.ensure(machine, 1)
+    directory = host.machines.directory(machine.uuid)
+    before = directory.system_disk.read_bytes()
+    lock = files.take_lock(directory.lock)
+    assert lock is not None
+    try:
+        with pytest.raises(Conflict):
+            host.warm.store.stand_on(record, directory, image.disk_size)
+    finally:
+        os.close(lock)
+    assert warm_of(directory.root) == ""
+    assert directory.system_disk.read_bytes() == before
+
+
+def test_of_two_ways_the_one_that_shares_is_taken(image: ImageManifest) -> None:
+    binary = find_binary()
+    assert way_of(binary) is SHARED
+    both = replace(binary, migration=frozenset({IGNORE_SHARED, MAPPED_RAM}))
+    assert way_of(both) is SHARED
+    only = replace(binary, migration=frozenset({MAPPED_RAM}))
+    assert way_of(only) is COPIED
+    keys = [key_of(wanted(image), image, one, Accelerator.TCG) for one in (both, only)]
+    assert keys[0].id != keys[1].id
+    with pytest.raises(Refused, match="has neither x-ignore-shared nor mapped-ram"):
+        key_of(wanted(image), image, replace(binary, migration=frozenset()), Accelerator.TCG)
+
+
+def test_what_its_memory_is(image: ImageManifest) -> None:
+    """Shared, a file; copied, its own from the start. By the same name, so that one reads what the other wrote."""
+
+    def memory(warm: Warm) -> str:
+        words = command_line(make_machine(image), image, find_binary(), Accelerator.TCG, True, warm)
+        return next(word for word in words if word.startswith("memory-backend-"))
+
+    assert memory(SHARED.template()) == "memory-backend-file,id=warm0,size=64M,mem-path=ram,share=on"
+    assert memory(SHARED.heir("x-1")).startswith(
+        "memory-backend-file,id=warm0,size=64M,mem-path=../../warm/x-1/ram,share=off"
+    )
+    for warm in (COPIED.template(), COPIED.heir("x-1")):
+        assert memory(warm) == "memory-backend-ram,id=warm0,size=64M"
 
 
 def test_a_disk_stays_as_long_as_a_machine_stands_on_it(host: QemuHypervisor, image: ImageManifest) -> None:
