@@ -2,7 +2,9 @@
 
 import itertools
 import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -41,11 +43,11 @@ echo $! > /tmp/counter
 
 
 class Forks:
-    """A node, and machines of `tiny` that are forked."""
+    """A node, and machines of an image that are forked."""
 
-    def __init__(self) -> None:
+    def __init__(self, image: str = "tiny") -> None:
         self.node = Node()
-        built = built_image("tiny")
+        built = built_image(image)
         self.image: ImageManifest = built.manifest
         assert bring(self.node.host, self.image, built.directory).done
 
@@ -103,6 +105,12 @@ class Forks:
     def drop(self, point: UUID) -> None:
         self.node.host.machines.drop_fork(point)
 
+    def snapshot(self, machine: Machine) -> Path:
+        """Of its disk, whole and standing on nothing."""
+        target, snapshot = self.node.root / f"{uuid4()}.qcow2", uuid4()
+        until(lambda: self.node.host.disks.snapshot(machine.uuid, snapshot, str(target), 1).done, 60)
+        return target
+
     def sh(self, machine: Machine, script: str) -> str:
         result = self.node.host.guest.exec(machine.uuid, ("/bin/sh", "-c", script), "", 60)
         assert result.exit_code == 0, (script, result)
@@ -118,6 +126,13 @@ class Forks:
 
     def phase(self, machine: Machine) -> Phase:
         return self.node.host.machines.state(machine.uuid).phase
+
+
+def raw_of(disk: Path) -> bytes:
+    """All bytes that a guest would see of it."""
+    raw = disk.with_suffix(".raw")
+    subprocess.run(["qemu-img", "convert", "-O", "raw", str(disk), str(raw)], check=True, timeout=60)
+    return raw.read_bytes()
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +213,11 @@ def test_a_child_is_a_machine_like_any_other(forks: Forks) -> None:
     forks.remove(child)
 
     told = forks.sh(grandchild, "sync; cat /root/told")
+    taken = [forks.snapshot(grandchild)]
     forks.off(grandchild)
+    taken.append(forks.snapshot(grandchild))
+    for file in taken:
+        assert told.split()[1].encode() in raw_of(file), "a snapshot has what is beneath its disk too"
     forks.on(grandchild)
     assert forks.node.host.machines.state(grandchild.uuid).began == Start(), "an ordinary start"
     assert forks.sh(grandchild, "cat /root/told; hostname") == f"{told}\ngrandchild"

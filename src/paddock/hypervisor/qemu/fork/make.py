@@ -148,12 +148,15 @@ class _Work(Work):
             self._undo()
         except (PaddockError, OSError) as e:
             log.warning("machine %s is not forked, and runs on: %s", self.machine, e)
-            self._error = self._explained(e)
-            self._undo()
+            self._fail(self._explained(e))
         except Exception as e:
             log.exception("BUG: while machine %s was forked", self.machine)
-            self._error = Refused(f"BUG: {e}", hint="see the node's log")
-            self._undo()
+            self._fail(Refused(f"BUG: {e}", hint="see the node's log"))
+
+    def _fail(self, error: PaddockError) -> None:
+        """Told only when the machine is as it was."""
+        self._undo()
+        self._error = error
 
     def _make(self) -> None:
         guest.prepare(self._live.agent, self._point, self.stop)

@@ -2,6 +2,7 @@
 before its network card has a link. There is no other way for it to begin: what fails here leaves it off."""
 
 import logging
+import os
 from pathlib import Path
 
 from paddock.base import clock
@@ -18,7 +19,6 @@ from paddock.machine.state import Accelerator
 
 GUEST_ADDRESS = 15  # the last byte of the address that a guest has from QEMU
 LOOK_EVERY = 0.005  # seconds
-LOAD_SECONDS = 900.0
 
 log = logging.getLogger(__name__)
 
@@ -81,25 +81,20 @@ def reaching(words: list[str], network: UserNetwork, depth: int) -> list[str]:
 def restore(live: Live, layout: Layout, found: Point) -> None:
     """Its guest is where the parent's stood, with its CPUs stopped yet, and its network card without a link. Raises
     Unusable."""
-    fd = files.open_regular(points.directory(layout, found.point).root / points.MEMORY)
-    with open(fd, "rb", closefd=True):
-        if files.size_of(points.directory(layout, found.point).root / points.MEMORY) != found.memory:
-            raise Unusable("the file of its memory has another size than was written")
-        live.give(memory.FD, fd)
-        live.execute("migrate-incoming", {"uri": memory.URI})
-        _until_read(live)
+    path = points.directory(layout, found.point).root / points.MEMORY
+    if files.size_of(path) != found.memory:
+        raise Unusable("the file of its memory has another size than was written")
+    memory.load(live, lambda: _give(live, path), LOOK_EVERY)
     live.execute("set_link", {"name": "net0", "up": False})
 
 
-def _until_read(live: Live) -> None:
-    deadline = clock.monotonic() + LOAD_SECONDS
-    while live.refresh() == memory.WAITING:
-        found = memory.migration(live)
-        if found.get("status") == "failed":
-            raise Unusable(f"QEMU does not take its memory: {found.get('error-desc', 'it says no more')}")
-        if clock.monotonic() > deadline:
-            raise Unusable(f"QEMU did not read its memory within {LOAD_SECONDS:g} s")
-        clock.sleep(LOOK_EVERY)
+def _give(live: Live, path: Path) -> None:
+    fd = files.open_regular(path)
+    try:
+        live.give(memory.FD, fd)
+        live.execute("migrate-incoming", {"uri": memory.URI})
+    finally:
+        os.close(fd)
 
 
 def wake(live: Live, machine: Machine, found: Point, user: str) -> None:
