@@ -351,8 +351,8 @@ class Routes:
             return self._base(request.method, body)
         if kind in ("nodes", "statistics"):
             return self._cluster(request, kind)
-        if kind == "catalogue":
-            return JSONResponse({"catalogue": CATALOGUE})
+        if kind in ("names", "catalogue"):
+            return JSONResponse({"catalogue": CATALOGUE} if kind == "catalogue" else self._names(request))
         if kind == "images":
             return self._image(parts, body)
         server = self.cloud.servers.get(int(parts[1]))
@@ -371,6 +371,11 @@ class Routes:
         if tail == "clone" and body["confirm"] != server["name"]:
             raise _invalid("confirm", "type the server's name")
         return JSONResponse({"action": _public(self.cloud.new_action("run_step", "server", server["id"], 0.05))}, 201)
+
+    def _names(self, request: Request) -> Json:
+        prefix = request.query_params.get("prefix", "")
+        named = [str(t["name"]) for t in self.tables[request.query_params["of"]].values()]
+        return {"names": sorted(n for n in named if n.startswith(prefix))}
 
     def _fork(self, server: Json, body: Json) -> Response:
         name, count = body.get("name", f"{server['name']}-fork"), body.get("count", 1)

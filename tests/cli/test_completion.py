@@ -32,7 +32,7 @@ def test_commands_options_and_servers(paddock: Shell, cloud: Cloud) -> None:
     for name in ("web-1", "web-2", "db"):
         cloud.add(name)
     found = completed(paddock, "server time", "console --w", "console web", "launch deb", "launch tiny --type m")
-    assert found == [["timeline"], ["--watch"], ["web-1", "web-2"], ["debian-12"], ["micro", "medium"]]
+    assert found == [["timeline"], ["--watch"], ["web-1", "web-2"], ["debian-12"], ["medium", "micro"]]
 
 
 def test_without_a_cloud_it_is_silent(tmp_path: Path) -> None:

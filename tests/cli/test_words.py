@@ -65,7 +65,7 @@ def test_a_noun_completes_its_own_things(paddock: Shell, cloud: Cloud, monkeypat
     assert "volume" in _completions(context, [])
     assert {"list", "import"} <= set(_completions(context, ["image"]))
     assert "rm" not in _completions(context, ["image"]), "words of other tools are understood, not offered"
-    assert _completions(context, ["image", "show"]) == ["tiny", "debian-12"]
+    assert _completions(context, ["image", "show"]) == ["debian-12", "tiny"]
     assert _completions(context, ["server", "show"]) == _completions(context, ["stop"]) == ["web"]
 
 

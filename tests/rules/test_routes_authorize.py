@@ -1,14 +1,16 @@
 """Every route refuses whom it must. A route that is in no table here fails: write down what it shows to whom."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 from uuid import uuid4
 
 import pytest
 from django.db.models import Q
 
+from paddock.api.x.names import Collection
 from paddock.cloud.models import (
     Action,
     Image,
@@ -100,11 +102,12 @@ OWNED: dict[str, tuple[str, Any]] = {
     "GET /x/v1/isos/{id}/content": ("iso", None),
     "PUT /x/v1/isos/{id}/content": ("iso", None),
 }
-KNOWN = PUBLIC | SHARED | set(OPERATORS) | set(LISTS) | set(CREATES) | set(OWNED)
+NAMES = "GET /x/v1/names"
+KNOWN = PUBLIC | SHARED | {NAMES} | set(OPERATORS) | set(LISTS) | set(CREATES) | set(OWNED)
 GUARDED = sorted(KNOWN - PUBLIC)
 INSIDE = {"GET /x/v1/servers/{id}/files"}  # what is in a guest, a token that may only read does not open
 WRITES = [r for r in GUARDED if not r.startswith("GET ") or r in INSIDE]
-QUERIES = {**v1_routes.QUERIES, "GET /x/v1/servers/{id}/files": "?path=/etc/hostname"}
+QUERIES = {**v1_routes.QUERIES, "GET /x/v1/servers/{id}/files": "?path=/etc/hostname", NAMES: "?of=servers"}
 NEVER = 2**41  # an id that no row ever had
 
 
@@ -241,6 +244,14 @@ def test_lists_hold_only_ones_own(route: str, theirs: Theirs, mine: Project) -> 
     assert here not in theirs.door.knock(all_of_them, Token.issue(mine, "")).text
     if LISTS[route] == "action":
         assert here not in theirs.door.knock(f"{route}?id={theirs.ids['action']}", Token.issue(mine, "")).text
+
+
+@pytest.mark.parametrize("of", sorted(set(get_args(Collection)) - {"server_types"}))
+def test_names_are_only_ones_own(of: str, theirs: Theirs, mine: Project) -> None:
+    route = f"{NAMES}?of={of}&prefix=their-"
+    (name,) = json.loads(theirs.door.knock(route, theirs.owner).text)["names"]
+    assert name.startswith("their-")
+    assert json.loads(theirs.door.knock(route, Token.issue(mine, "")).text)["names"] == []
 
 
 @pytest.mark.parametrize(("route", "body"), [(r, b) for r, bodies in CREATES.items() for b in bodies])

@@ -27,6 +27,7 @@ from paddock.api.x import catalogue as x_catalogue
 from paddock.api.x import images as x_images
 from paddock.api.x import isos as x_isos
 from paddock.api.x import limits as x_limits
+from paddock.api.x import names as x_names
 from paddock.api.x import server_fork as x_server_fork
 from paddock.api.x import server_images as x_server_images
 from paddock.api.x import server_keys as x_server_keys
@@ -76,6 +77,7 @@ for part in (
     x_server_keys,
     x_images,
     x_catalogue,
+    x_names,
     x_tokens,
     x_limits,
     x_isos,

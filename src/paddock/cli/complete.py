@@ -8,13 +8,19 @@ import typer
 
 from paddock.base.errors import PaddockError
 from paddock.base.statedir import STATE_ENV
+from paddock.cli.client import Api
 from paddock.cli.session import Session
 
 Completion = Callable[[typer.Context, str], list[str]]
 
 
+def known(api: Api, collection: str, prefix: str = "") -> list[str]:
+    """The names in a collection that begin so, in one answer."""
+    return list(api.get("/x/v1/names", {"of": collection, "prefix": prefix})["names"])
+
+
 def names_of(collection: str) -> Completion:
-    """Completes names of what is in `/v1/<collection>`."""
+    """Completes names of what is in a collection of the API."""
 
     def names(ctx: typer.Context, incomplete: str) -> list[str]:
         """Those that begin so. None where there is no cloud: a shell has no room for errors."""
@@ -22,8 +28,7 @@ def names_of(collection: str) -> Completion:
         if given.get("state_dir"):
             os.environ[STATE_ENV] = str(given["state_dir"])
         with suppress(PaddockError):
-            things = Session(given.get("endpoint")).api.list(f"/v1/{collection}")
-            return [str(t["name"]) for t in things if str(t["name"] or "").startswith(incomplete) and t["name"]]
+            return known(Session(given.get("endpoint")).api, collection, incomplete)
         return []
 
     return names

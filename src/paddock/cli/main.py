@@ -23,6 +23,7 @@ from paddock.cli import (
     base,
     change,
     cloud,
+    complete,
     completion,
     console,
     copy,
@@ -143,7 +144,7 @@ def _completions(ctx: typer.Context, before: list[str]) -> list[str]:
     if commands := getattr(group, "commands", None):
         return sorted(name for name, command in commands.items() if not command.hidden)
     with contextlib.suppress(PaddockError):
-        return [str(thing["name"] or thing["id"]) for thing in api_of(ctx).list(f"/v1/{collection}")]
+        return complete.known(api_of(ctx), collection)
     return []
 
 
