@@ -236,7 +236,7 @@ def fill(warm: Warm) -> Path:
 
 FULL: list[tuple[Any, str, int]] = [
     (Maker, "_prepare", 1),
-    (Maker, "_reserve", 1),
+    (Maker, "_wait_booted", 1),
     (Maker, "_save", 1),
     (Maker, "_sample", 1),
     (Record, "model_dump_json", 1),

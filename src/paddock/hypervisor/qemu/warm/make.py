@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import uuid4
 
-from paddock.base import clock, run
-from paddock.base.errors import CommandFailed, PaddockError, Refused, Unavailable
+from paddock.base import clock
+from paddock.base.errors import PaddockError, Refused, Unavailable
 from paddock.hypervisor.qemu import (
     cmdline,
     copies,
@@ -138,19 +138,6 @@ class Maker:
         disks.make_over(self._scratch, image_file(disk.image or "", Role.DISK), disk.size)
         text = seed.seed_iso({**seed.seed_files(machine), "network-config": seed.ANY_CARD})
         files.write_whole(self._scratch.seed, text, sync=False)
-        if self._way.shared:
-            self._reserve(machine.memory_mib * MIB)
-
-    def _reserve(self, size: int) -> None:
-        """The file of its memory, with room for all of it: a page that found none would be QEMU's end."""
-        fd = files.create(self._scratch.ram)
-        try:
-            os.ftruncate(fd, size)
-            if run.run(["fallocate", "--length", str(size), self._scratch.ram], check=False).code:
-                copies.check_room(MachineDir(self._layout.warm), size)  # no room, or a file system that can't
-            identity.give_open(fd, writable=True)
-        finally:
-            os.close(fd)
 
     def _boot_and_save(self, machine: Machine) -> None:
         plan = self.plan
@@ -254,18 +241,11 @@ class Maker:
 
     def _described(self, seconds: float) -> Record:
         self.doing = "taking its checksums"
-        if self._way.shared:
-            self._give_back()
         parts = {name: Part(size=size, sha256=found) for name, (size, found) in self._hashed().items()}
         return Record(
             id=self._id, key=self.plan.key, name=self.plan.manifest.name, disk=self.plan.machine.system_disk.size,
             seed=self._scratch.seed.stat().st_size, parts=parts, made=clock.now(), seconds=round(seconds, 1),
         )  # fmt: skip
-
-    def _give_back(self) -> None:
-        """The room of what its guest never wrote."""
-        with contextlib.suppress(CommandFailed):  # a file system that can't
-            run.run(["fallocate", "--dig-holes", self._scratch.ram], timeout=SAVE_SECONDS)
 
     def _hashed(self) -> dict[str, tuple[int, str]]:
         return {name: memory.hashed(self._scratch.root / name, sync=True) for name in self._way.parts}
