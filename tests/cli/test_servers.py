@@ -181,6 +181,19 @@ def test_a_state_of_ours_is_shown_found_and_answered(paddock: Shell, cloud: Clou
     assert json.loads(paddock.ok("inventory"))["all"]["hosts"] == ["c"]
 
 
+def test_the_rescue_system_is_shown(paddock: Shell, cloud: Cloud) -> None:
+    cloud.add("a", rescue_enabled=True)
+    cloud.add("b", x_in_rescue=True)
+    cloud.add("c", rescue_enabled=True, x_in_rescue=True)
+    assert "Rescue:       at its next start, reboot or reset\n" in paddock.ok("server", "show", "a", columns=160)
+    assert "is what runs; its next start, reboot or reset boots the own disk" in paddock.ok(
+        "server", "show", "b", columns=160
+    )
+    assert "is what runs; its next start, reboot or reset boots it again" in paddock.ok(
+        "server", "show", "c", columns=160
+    )
+
+
 def test_a_state_that_there_is_not_is_refused_at_once(paddock: Shell, cloud: Cloud) -> None:
     said = paddock.fails("ls", "--status", "pausd", code=2)
     assert "'--status': 'pausd' is not one of 'running', 'off', 'paused'" in said

@@ -288,8 +288,9 @@ def test_password_without_a_guest_agent_ends_in_its_words(cloud: Cloud) -> None:
 # The rescue system
 
 
+@pytest.mark.parametrize("out", ["reboot_server", "reset_server"])
 @pytest.mark.parametrize("by", ["reboot_server", "reset_server", "stop_server"])
-def test_rescue_is_booted_once(cloud: Cloud, by: str) -> None:
+def test_rescue_is_booted_once(cloud: Cloud, by: str, out: str) -> None:
     image, row = rescue_image(), cloud.running_server()
     succeeded(cloud, wishes.enable_rescue(row, ["ssh-ed25519 AAAA me"], "$6$r$r", ""))
     assert cloud.machine(row).rescue is None
@@ -302,7 +303,7 @@ def test_rescue_is_booted_once(cloud: Cloud, by: str) -> None:
     assert rescue is not None
     assert (rescue.image, rescue.ssh_keys, rescue.password_hash) == (image.sha256, ("ssh-ed25519 AAAA me",), "$6$r$r")
     assert (fresh(row).in_rescue, fresh(row).rescue_until) == (True, None)
-    succeeded(cloud, server.ask(row, "reboot_server"))
+    succeeded(cloud, server.ask(row, out))
     assert cloud.machine(row).rescue is None
     assert (fresh(row).in_rescue, fresh(row).status) == (False, "running")
 

@@ -137,7 +137,8 @@ def rescue(
     no_wait: NoWait = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Boot a small rescue system next time, with the server's disks attached: once, within an hour.
+    """Boot a small rescue system next time, with the server's disks attached: once, within an hour. What comes after,
+    a start, a reboot, a reset or the guest's own reboot, boots the own disk again.
 
     Examples:
       paddock server rescue web --reboot && paddock ssh web

@@ -60,11 +60,15 @@ Examples:
 """)  # fmt: skip
 REBOOT = Verb("reboot", "is rebooting", """Ask the guest to reboot.
 
+Out of the rescue system it leads back to the own disk.
+
 Examples:
   paddock restart web
   paddock restart --group pf1
 """)  # fmt: skip
 RESET = Verb("reset", "was reset", """Press the reset button: the guest is not asked.
+
+Out of the rescue system it leads back to the own disk.
 
 Examples:
   paddock server reset web

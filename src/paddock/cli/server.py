@@ -211,6 +211,13 @@ def _autostart(turn: Json) -> str:
     return f"yes, order {turn['order']}, the next ones {turn['delay']} s later{waits}"
 
 
+def _rescue(server: Json) -> str | None:
+    armed = server.get("rescue_enabled")
+    if server.get("x_in_rescue"):
+        return f"is what runs; its next start, reboot or reset boots {'it again' if armed else 'the own disk'}"
+    return "at its next start, reboot or reset" if armed else None
+
+
 def _protected(server: Json) -> str:
     """What it can't be done to."""
     against = server.get("protection") or {}
@@ -240,7 +247,7 @@ def _fields(s: Json) -> list[tuple[str, object]]:
         ("Firmware", s.get("x_firmware")), ("Kernel arguments", s.get("x_kernel_args")),
         ("Group", s.get("x_group")), ("Role", s.get("x_role")), ("Restart", s.get("x_restart")),
         ("Placement group", (s.get("placement_group") or {}).get("name")), ("ISO", (s.get("iso") or {}).get("name")),
-        ("Rescue", "at its next start" if s.get("rescue_enabled") else None), ("Protected", _protected(s)),
+        ("Rescue", _rescue(s)), ("Protected", _protected(s)),
         ("Labels", s.get("labels")), ("Accelerator", s.get("x_accelerator")), ("UUID", s.get("x_uuid")),
         ("Created", f"{clean(s['created'])} ({age(s['created'])} ago)"),
     ]  # fmt: skip

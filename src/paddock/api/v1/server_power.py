@@ -43,5 +43,5 @@ def reboot(request: HttpRequest, id: int) -> Status[OneAction]:
 
 @router.post(f"{ON_SERVER}/reset", response={201: OneAction})
 def reset(request: HttpRequest, id: int) -> Status[OneAction]:
-    """Press the reset button."""
+    """Press the reset button. In the rescue system: that was booted once, and its own disk is what is booted now."""
     return _power(request, id, "reset_server")
