@@ -15,7 +15,7 @@ from paddock.base import clock
 from tests.support_images import built_image
 
 ON_QEMU = ("start", "boot", "many", "end")
-PARTS = (*ON_QEMU, "idle", "list", "scale", "creates", "warm")
+PARTS = (*ON_QEMU, "idle", "list", "scale", "creates", "warm", "warm-debian")
 
 
 def main() -> int:
@@ -51,6 +51,8 @@ def _measure(parts: tuple[str, ...], rounds: int, samples: Path, sampled: bool) 
             tiny = WarmGuests(stack, rounds, "tiny", "nano")
             for part in (tiny.start, tiny.pool, tiny.reach, tiny.memory, tiny.many):
                 yield from part()
+    if "warm-debian" in wanted:
+        with Stack("qemu") as stack:
             stack.seed("--image", built_image("debian-12").directory)
             debian = WarmGuests(stack, rounds, "debian-12", "small")
             for part in (debian.start, debian.pool, debian.reach, debian.memory):

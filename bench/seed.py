@@ -31,7 +31,7 @@ WRITTEN = 500  # of them in one statement, which takes 65,535 values
 def main() -> None:
     """Do what is asked for."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--image", type=Path, help="directory of a built image `tiny`")
+    parser.add_argument("--image", type=Path, help="directory of a built image of the catalogue")
     parser.add_argument("--servers", type=int, default=0, help="servers at rest, switched off")
     parser.add_argument("--projects", type=int, default=0, help="projects of others that have those servers, too")
     parser.add_argument("--queries", action="store_true", help="print the queries of a page of 10 and of 50 servers")
@@ -51,7 +51,7 @@ def _image(source: Path) -> None:
     if not target.exists():
         shutil.copytree(source, target)
     manifest = ImageStore(settings.STATE.images).get(source.name)
-    Image.objects.filter(project=None, name="tiny").update(
+    Image.objects.filter(project=None, name=manifest.name).update(
         state="ready", sha256=manifest.sha256, manifest=manifest.model_dump(mode="json")
     )
 

@@ -213,7 +213,7 @@ class Runs(Held):
     def _wake_up(self, slot: Slot, machine: Machine, live: Live, run: Run) -> None:
         """Its guest goes on as somebody of its own."""
         try:
-            answered = warm_start.wake(live, machine, self._images.manifest(machine.image).default_user)
+            answered = warm_start.wake(live, machine, self._images.manifest(machine.image))
             live.refresh()
         except BaseException as e:
             self._stillborn(slot, live, str(e))

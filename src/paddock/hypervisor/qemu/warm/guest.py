@@ -4,6 +4,7 @@ The script `settle` is sent once, before the image is made, and goes on in each 
 for who the machine is, which is written into a pipe of the guest.
 """
 
+import base64
 import secrets
 from collections.abc import Callable
 from datetime import datetime
@@ -13,6 +14,7 @@ from uuid import UUID
 from paddock.base import clock
 from paddock.base.errors import Refused, Unavailable
 from paddock.hypervisor.qemu.guest_agent import GuestAgent
+from paddock.hypervisor.qemu.warm.host_key import HostKey
 from paddock.machine.spec import Machine
 
 
@@ -42,12 +44,12 @@ def settle(agent: GuestAgent, seconds: float, check: Check) -> None:
     _wait_for(lambda: state(agent), ("ready",), seconds, check)
 
 
-def tell(agent: GuestAgent, words: str, seconds: float, check: Check | None = None) -> datetime:
-    """Tell the guest who it is; returns when its kernel's randomness is new, and says when the guest agent answered
-    first. Raises Refused, Unavailable, and what `check` raises."""
+def tell(agent: GuestAgent, words: Callable[[], str], seconds: float, check: Check | None = None) -> datetime:
+    """Tell the guest who it is, in words that are made when it listens; returns when its kernel's randomness is new,
+    and says when the guest agent answered first. Raises Refused, Unavailable, and what `check` raises."""
     with agent.conversation(seconds) as talk:
         answered = clock.now()
-        talk.write_pipe(_WAKE, words.encode())
+        talk.write_pipe(_WAKE, words().encode())
         _wait_for(lambda: _said(talk.read_file(STATE)), ("reseeded", "born"), seconds, check)
     return answered
 
@@ -87,7 +89,7 @@ def sample(agent: GuestAgent) -> str:
     return found
 
 
-def identity(machine: Machine, user: str) -> str:
+def identity(machine: Machine, user: str, host_key: HostKey | None) -> str:
     """Who it is: new entropy first, then a word and its value a line."""
     seed = machine.seed
     lines = [
@@ -97,6 +99,8 @@ def identity(machine: Machine, user: str) -> str:
         ("boot_id", str(_random_uuid())),
         ("uuid", str(machine.uuid)),
         ("user", user),
+        ("host_key", base64.b64encode(host_key.private.encode()).decode() if host_key else ""),
+        ("host_key_public", host_key.public if host_key else ""),
         ("password", seed.password_hash),
         *(("key", key.strip()) for key in seed.ssh_keys),
     ]

@@ -203,7 +203,7 @@ class Maker:
             with self._running(directory, machine, line) as live:
                 self._way.read(live, self._scratch)
                 live.execute("cont")
-                guest.tell(live.agent, guest.probe(), SAMPLE_SECONDS, lambda: self._check(live))
+                guest.tell(live.agent, guest.probe, SAMPLE_SECONDS, lambda: self._check(live))
                 return guest.sample(live.agent)
         finally:
             shutil.rmtree(directory.root, ignore_errors=True)

@@ -8,7 +8,7 @@ from paddock.base import clock
 from paddock.hypervisor.qemu import cmdline, media
 from paddock.hypervisor.qemu.cmdline import Binary
 from paddock.hypervisor.qemu.live import Live
-from paddock.hypervisor.qemu.warm import guest
+from paddock.hypervisor.qemu.warm import guest, host_key
 from paddock.hypervisor.qemu.warm.ways import IGNORE_SHARED as IGNORE_SHARED
 from paddock.hypervisor.qemu.warm.ways import way_of
 from paddock.machine.image import ImageManifest
@@ -27,18 +27,24 @@ def words(machine: Machine, manifest: ImageManifest, binary: Binary, accelerator
     return [*line, "-incoming", "defer"]
 
 
-def wake(live: Live, machine: Machine, user: str) -> datetime:
+def wake(live: Live, machine: Machine, manifest: ImageManifest) -> datetime:
     """Let it go on: first with new randomness, then with a network card, and with what else it has. Says when its guest
     agent answered. Raises Refused, Unavailable."""
     begun = clock.monotonic()
     live.execute("cont")
     live.refresh()
-    answered = guest.tell(live.agent, guest.identity(machine, user), TELL_WAIT)
+    answered = guest.tell(live.agent, lambda: _identity(machine, manifest), TELL_WAIT)
     plug_card(live, machine.network)
     media.bring_volumes(live, machine.volumes)
     media.bring_iso(live, machine)
     log.info("machine %s took its identity in %.0f ms", machine.uuid, (clock.monotonic() - begun) * 1000)
     return answered
+
+
+def _identity(machine: Machine, manifest: ImageManifest) -> str:
+    """Small systems have an SSH server that takes no keys of OpenSSH, and make their own."""
+    key = host_key.new(machine.seed.hostname) if manifest.cloud_init else None
+    return guest.identity(machine, manifest.default_user, key)
 
 
 def plug_card(live: Live, network: UserNetwork) -> None:
