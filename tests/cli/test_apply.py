@@ -74,7 +74,10 @@ def test_lines_of_the_mini_cloud(paddock: Shell, cloud: Cloud, tmp_path: Path) -
 
 def test_bad_descriptions_name_the_place(paddock: Shell, cloud: Cloud, tmp_path: Path) -> None:
     for text, said in (
-        ("servers: [{image: tiny, cuont: 2}]", "servers.0.cuont"),
+        ("servers: [{image: tiny, cuont: 2}]", "servers, number 1, cuont: there is no such field"),
+        ("servers: [{name: a, imge: tiny}]", "imge: there is no such field\nhint: there are: name, image, type, count"),
+        ("servers: [{name: a, image: tiny}, {name: b}]", "servers, number 2, image: is missing"),
+        ("server: []", "server: there is no such field\nhint: there are: stack, type, ssh_keys, servers"),
         ("servers: [{name: Bad_Name, image: tiny}]", "'Bad_Name' is no name for a server"),
         ("servers: [{name: a, image: tiny}, {name: a, image: tiny}]", "two servers of the description are called a"),
         ("servers: [{name: a, image: tinny}]", "did you mean tiny?"),
@@ -83,6 +86,7 @@ def test_bad_descriptions_name_the_place(paddock: Shell, cloud: Cloud, tmp_path:
         ("servers: [{name: a, image: tiny, user_data_file: nowhere}]", "nowhere can't be read"),
     ):
         assert said in paddock.fails("apply", "-f", described(tmp_path, text), "-y")
+    assert "error: /nowhere can't be read: No such file or directory\n" in paddock.fails("apply", "-f", "/nowhere")
     assert not cloud.servers
 
 

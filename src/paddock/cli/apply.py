@@ -130,19 +130,31 @@ def read(file: Path) -> Description:
     """The description in a file. Raises Invalid naming the place."""
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise Invalid(f"{file} can't be read: {e}", field="file") from e
+    except OSError as e:
+        raise Invalid(f"{file} can't be read: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise Invalid(f"{file} is no text: {e}") from e
     try:
         given = yaml.safe_load(text)
         if isinstance(given, str):  # no mapping: cloudMe's lines
             given = _from_lines(text, file)
         return Description.model_validate(given)
     except yaml.YAMLError as e:
-        raise Invalid(f"{file} is not YAML: {e}", field="file") from e
+        raise Invalid(f"{file} is not YAML: {e}") from e
     except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Invalid(f"{file}: {where + ': ' if where else ''}{first['msg']}", field="file") from e
+        raise _explained(e, file) from e
+
+
+def _explained(error: ValidationError, file: Path) -> Invalid:
+    """Of several mistakes a field that is none comes first: it may be why another is missing. Servers are counted from
+    one, as people do."""
+    found = error.errors()
+    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
+    where = ", ".join(f"number {part + 1}" if isinstance(part, int) else part for part in first["loc"])
+    said = {"extra_forbidden": "there is no such field", "missing": "is missing"}.get(first["type"], first["msg"])
+    inside = Set if first["loc"][:1] == ("servers",) else Description
+    hint = f"there are: {', '.join(inside.model_fields)}" if first["type"] == "extra_forbidden" else ""
+    return Invalid(f"{file}: {where + ': ' if where else ''}{said}", hint=hint)
 
 
 def _from_lines(text: str, file: Path) -> Json:
@@ -153,7 +165,7 @@ def _from_lines(text: str, file: Path) -> Json:
             continue
         image, count, group, role, *more = [*(part.strip() for part in words.split(":")), "", "", ""]
         if not image or any(more) or not (count or "1").isdigit():
-            raise Invalid(f"{file}, line {number}: {words!r} is not image:count:group:role", field="file")
+            raise Invalid(f"{file}, line {number}: {words!r} is not image:count:group:role")
         sets.append({"image": image, "count": int(count or 1), "group": group, "role": role})
     return {"stack": file.stem, "servers": sets}
 
