@@ -55,3 +55,10 @@ def test_what_there_can_not_be_is_listed_with_the_reason(anna: Person, cloud: Cl
     Node.objects.filter(name="n1").update(facts=facts)
     assert "none: no perl in it" in anna.ok("image", "warm", columns=160)
     assert anna.json("image", "warm")[0]["unusable"] == "no perl in it"
+
+
+def test_one_whose_memory_is_not_shared_says_so(anna: Person, cloud: Cloud) -> None:  # noqa: F811
+    kept = WarmImage(id="x", image="0" * 64, name="tiny", scope="public", cpus=1, memory_mib=128, disk=1, shared=False)
+    Node.objects.filter(name="n1").update(facts={"warm": [kept.model_dump(mode="json")]})
+    assert "ready, not shared" in anna.ok("image", "warm", columns=160)
+    assert anna.json("image", "warm")[0]["shared"] is False

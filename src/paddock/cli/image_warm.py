@@ -18,8 +18,12 @@ Image = Annotated[str, typer.Argument(metavar="IMAGE", help="Name or id.", show_
 Nodes = Annotated[list[str] | None, typer.Option("--node", help="On this node; repeatable. Else on all.")]
 
 
+def _ready(warm: Json) -> str:
+    return "ready" if warm["shared"] else "ready, not shared"
+
+
 def _state(warm: Json) -> str:
-    return "being made" if warm["making"] else f"none: {warm['unusable']}" if warm["unusable"] else "ready"
+    return "being made" if warm["making"] else f"none: {warm['unusable']}" if warm["unusable"] else _ready(warm)
 
 
 COLUMNS = (

@@ -32,6 +32,7 @@ class WarmImage(Frozen):
     ready: int = 0  # guests that are held restored and paused, for machines to take
     wanted: int = 0  # how many there shall be
     lacking: str = ""  # why there are fewer
+    shared: bool = True  # machines share its memory until they write to it; else each has read all of it
     unusable: str = ""  # why there can be none of this image, or none now
 
 

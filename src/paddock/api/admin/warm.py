@@ -26,8 +26,8 @@ class Warm(Body):
 
 
 class WarmReply(Reply):
-    """A warm image on a node; sizes in bytes. `scope`: everybody's (public), or of one project. `unusable`: there is
-    none, and why."""
+    """A warm image on a node; sizes in bytes. `scope`: everybody's (public), or of one project. `shared`: servers share
+    its memory until they write to it, else each reads all of it. `unusable`: there is none, and why."""
 
     id: str
     node: str
@@ -42,6 +42,7 @@ class WarmReply(Reply):
     made: Time | None
     used: Time | None
     making: bool
+    shared: bool
     unusable: str
 
 
@@ -102,5 +103,6 @@ def _shown(node: Node, warm: WarmImage) -> WarmReply:
         made=warm.made,
         used=warm.used,
         making=warm.making,
+        shared=warm.shared,
         unusable=warm.unusable,
     )

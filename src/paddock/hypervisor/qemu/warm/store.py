@@ -255,7 +255,8 @@ def _image(record: Record, machines: int, size: int, used: datetime | None) -> W
     key = record.key
     return WarmImage(
         id=record.id, image=key.image, name=record.name, scope=key.scope, cpus=key.cpus, memory_mib=key.memory_mib,
-        disk=record.disk, size=size, made=record.made, used=used, machines=machines, unusable=record.unusable,
+        disk=record.disk, size=size, made=record.made, used=used, machines=machines, shared=record.way.shared,
+        unusable=record.unusable,
     )  # fmt: skip
 
 
