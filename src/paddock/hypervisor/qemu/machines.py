@@ -159,9 +159,11 @@ class QemuMachines:
         if live is None or spec is None or live.phase == Phase.PAUSED:
             words = files.read_tail(slot.directory.serial_log, 400).decode(errors="replace")
             return Readiness(ready=False, waiting_for=f"power: it is {state_of(slot).phase}", last_words=words)
-        network = spec.machine.network
+        network, manifest = spec.machine.network, self._images.manifest(_booted_image(slot))
+        if slot.run.fork:  # what cloud-init has left there is of its parent's boot
+            manifest = manifest.model_copy(update={"cloud_init": False})
         guest = readiness.Guest(
-            manifest=self._images.manifest(_booted_image(slot)),
+            manifest=manifest,
             agent=live.agent,
             agent_open=lambda: _agent_open(live),
             ssh=(network.ssh_address, network.ssh_port),
