@@ -105,6 +105,17 @@ def test_doctor_tells_of_everything(directory: StateDir) -> None:
     assert all(c["hint"] for c in checks.values() if c["result"] != "ok")
 
 
+def test_doctor_of_a_directory_that_is_not_begun(place: Path) -> None:
+    """What an operator writes before the first `paddock up` is no harm; what others have there is."""
+    directory = StateDir(place / "new")
+    directory.root.mkdir(mode=0o755)
+    directory.config.write_text("")
+    for result in ("ok", "fail"):
+        checks = {c["name"]: c for c in json.loads(paddock(directory, "doctor", "-o", "json").stdout)}
+        assert checks["state directory"]["result"] == result
+        (directory.root / "stranger").touch()
+
+
 @pytest.mark.slow
 def test_a_cloud_comes_up_survives_and_goes_down(cloud: StateDir) -> None:
     done = paddock(cloud, "up", "--detach")

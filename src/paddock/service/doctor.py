@@ -68,6 +68,8 @@ def _state(directory: StateDir) -> Check:
     name, root = "state directory", directory.root
     if not root.exists():
         return ok(name, f"{root} is not there yet; `paddock up` makes it")
+    if not state.is_begun(directory):
+        return ok(name, f"{root} has nothing of ours yet; `paddock up` begins it")
     state.check(directory)
     mode = stat.S_IMODE(root.stat().st_mode)
     if mode & (0o066 if os.geteuid() == 0 else 0o077):

@@ -169,10 +169,7 @@ def _check_owner(root: Path) -> None:
 
 def _claim(state: StateDir) -> None:
     """Put our marker into an empty directory. What an operator writes for us may be there before us."""
-    expected = (state.config, state.catalogue, state.keys)
-    strangers = [
-        p.name for p in state.root.iterdir() if p not in expected and not p.name.startswith(f".{state.marker.name}")
-    ]
+    strangers = _strangers(state)
     if state.marker.exists():
         return  # another `paddock up` was here a moment ago
     if strangers:
@@ -182,6 +179,17 @@ def _claim(state: StateDir) -> None:
         )
     made = {"version": VERSION, "created": clock.now().isoformat(timespec="seconds"), "paddock": paddock.__version__}
     write_private(state.marker, json.dumps(made) + "\n")
+
+
+def is_begun(state: StateDir) -> bool:
+    """Whether there is more in the directory than what an operator writes for us before the first `paddock up`."""
+    return state.marker.exists() or bool(_strangers(state))
+
+
+def _strangers(state: StateDir) -> list[str]:
+    expected = (state.config, state.catalogue, state.keys)
+    others = (p.name for p in state.root.iterdir() if p not in expected)
+    return [name for name in others if not name.startswith(f".{state.marker.name}")]
 
 
 def _check_marker(state: StateDir) -> None:

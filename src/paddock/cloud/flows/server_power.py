@@ -48,7 +48,7 @@ class ServerPower(Flow[Server]):
         state = host_of(server).machines.state(server.uuid)
         if state.phase in (Phase.RUNNING, Phase.PAUSED):
             if overtaken(server):
-                raise Conflict("a power off overtook this shutdown")
+                raise Conflict("a power off or a reset overtook this shutdown")
             return Again(0.5, "the guest to shut down")
         is_off(server, state.phase)
         return Then(self.rest, finishes=True)
