@@ -263,8 +263,15 @@ def test_a_disk_that_is_full(small: Warm) -> None:
     with pytest.raises(DiskFull):  # there is no room to start anything
         warm.start(late)
     ballast.unlink()
+    with pytest.MonkeyPatch.context() as patched:  # nor to write down that it has its identity
+        Before(patched, warm_start, "wake", lambda: fill(warm))
+        with pytest.raises(DiskFull):
+            warm.start(late)
+    ballast.unlink()
     assert warm.start(late) == Start(warm=True)
     warm.until_ready(late)
+    warm.node.restart()
+    assert warm.node.host.machines.state(late.uuid).phase is Phase.RUNNING
 
 
 # --- A node agent that is killed

@@ -9,19 +9,20 @@ import pytest
 
 from paddock.base import clock
 from paddock.base.errors import Conflict, DiskFull, NotFound, Refused, Unavailable
-from paddock.hypervisor.qemu import files
+from paddock.hypervisor.qemu import files, process
 from paddock.hypervisor.qemu.binary import find_binary
 from paddock.hypervisor.qemu.cmdline import Warm, command_line
-from paddock.hypervisor.qemu.disks import make_over, warm_of
+from paddock.hypervisor.qemu.disks import is_fresh, make_over, use, warm_of
 from paddock.hypervisor.qemu.driver import QemuHypervisor
+from paddock.hypervisor.qemu.record import Run, write_run
 from paddock.hypervisor.qemu.warm.key import key_of
 from paddock.hypervisor.qemu.warm.store import SEEN_SECONDS, Record
 from paddock.hypervisor.qemu.warm.ways import COPIED, IGNORE_SHARED, MAPPED_RAM, SHARED, way_of
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import MIB, Machine, Rescue
-from paddock.machine.state import Accelerator
+from paddock.machine.state import Accelerator, Phase
 from paddock.machine.warm import why_not
-from tests.hypervisor.qemu.machines import make_image, make_machine
+from tests.hypervisor.qemu.machines import bring, make_image, make_machine
 
 ABLE = {"guest_agent": True, "cloud_init": True}
 KEYS = "#cloud-config\nssh_keys: {ed25519_private: x}\n"
@@ -166,6 +167,29 @@ def test_a_disk_that_can_not_be_put_in_place_is_as_it_was(host: QemuHypervisor, 
         os.close(lock)
     assert warm_of(directory.root) == ""
     assert directory.system_disk.read_bytes() == before
+
+
+@pytest.mark.parametrize("same_boot", [True, False])
+def test_who_was_nobody_yet_when_the_node_agent_ended(tmp_path: Path, same_boot: bool) -> None:
+    """It begins anew; but after a restart of the host its record may be older than its disk."""
+    host = QemuHypervisor(tmp_path / "state", "tcg")
+    image = make_image(tmp_path / "source")
+    assert bring(host, image, tmp_path / "source").done
+    machine = make_machine(image)
+    host.disks.ensure_disk(machine.uuid, machine.system_disk, 1)
+    host.machines.ensure(machine, 1)
+    directory = host.machines.directory(machine.uuid)
+    use(directory)
+    boot = process.boot_id() if same_boot else "another"
+    write_run(directory, Run(phase=Phase.RUNNING, pid=1, boot_id=boot, warm="x-1", unborn=True))
+    host.close()
+    host = QemuHypervisor(tmp_path / "state", "tcg")
+    try:
+        state = host.machines.state(machine.uuid)
+        assert is_fresh(directory) is same_boot
+        assert (state.phase, state.host_restarted) == (Phase.OFF if same_boot else Phase.CRASHED, not same_boot)
+    finally:
+        host.close()
 
 
 def test_of_two_ways_the_one_that_shares_is_taken(image: ImageManifest) -> None:

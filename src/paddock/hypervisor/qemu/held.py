@@ -22,7 +22,7 @@ from paddock.hypervisor.qemu.pinning import Pinning
 from paddock.hypervisor.qemu.process import Process
 from paddock.hypervisor.qemu.qmp import Qmp, QmpThread
 from paddock.hypervisor.qemu.record import Run, Spec
-from paddock.hypervisor.qemu.slot import Slot, ending, state_of, unseen
+from paddock.hypervisor.qemu.slot import Slot, ending, host_restarted, state_of, unseen
 from paddock.hypervisor.qemu.volume_store import VolumeStore
 from paddock.hypervisor.qemu.warm import pool
 from paddock.hypervisor.qemu.watch import Watcher
@@ -295,7 +295,7 @@ class Held:
         except (PaddockError, OSError) as e:
             log.error("machine %s: %s", uuid, e)
             found = None
-        if slot.run.unborn:
+        if slot.run.unborn and not host_restarted(slot.run):
             self._end_unborn(slot, found)
         elif found:
             self._adopt_process(slot, found)
@@ -309,7 +309,7 @@ class Held:
 
     def _end_unborn(self, slot: Slot, found: Process | None) -> None:
         """An earlier process of ours ended while it gave a guest of a warm image its identity: its next start is the
-        first."""
+        first. Not so after a restart of the host, when the record may be older than the disk."""
         disks.disuse(slot.directory)
         try:
             if found:

@@ -215,11 +215,13 @@ class Runs(Held):
         try:
             answered = warm_start.wake(live, machine, self._images.manifest(machine.image))
             live.refresh()
+            born = run.model_copy(update={"answered": answered, "unborn": False})
+            with start.plain_errors(slot.directory):
+                record.write_run(slot.directory, born)  # or the next process of ours would end it as nobody
         except BaseException as e:
             self._stillborn(slot, live, str(e))
             raise
-        self._publish(slot, live, run.model_copy(update={"answered": answered, "unborn": False}))
-        self._save(slot)
+        self._publish(slot, live, born)
 
     def _begin_fork(self, slot: Slot, machine: Machine, paused: bool) -> None:
         """It goes on where its parent stood. Whatever fails leaves it off, and as if it had never been started."""
