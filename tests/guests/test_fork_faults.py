@@ -24,22 +24,29 @@ pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
 
 DIED = 9
-# A node agent that ends at once when it is to begin that step of a fork.
+# A node agent that ends at once when it is to begin that step, of a fork and of a child.
 DIES = f"""
 import os, sys
 from pathlib import Path
 from uuid import UUID, uuid4
 from paddock.hypervisor.qemu.driver import QemuHypervisor
-from paddock.hypervisor.qemu.fork import point, switch
+from paddock.hypervisor.qemu.fork import guest, point, start, switch
+from paddock.machine.spec import Power
 places = {{
     "mirror": (switch.Switch, "mirror"), "write": (switch.Switch, "cross"), "cross": (switch, "_go_on"),
-    "keep": (point, "keep"),
+    "keep": (point, "keep"), "restore": (start, "restore"), "wake": (start, "wake"), "told": (guest, "tell"),
 }}
 setattr(*places[sys.argv[3]], lambda *_: os._exit({DIED}))
-host, fork = QemuHypervisor(Path(sys.argv[1]), "tcg", "never"), uuid4()
+host, machine, fork = QemuHypervisor(Path(sys.argv[1]), "tcg", "never"), UUID(sys.argv[2]), uuid4()
 while True:
-    host.machines.fork(UUID(sys.argv[2]), fork, 1)
 """
+FORKS_AND_DIES = f"{DIES}    host.machines.fork(machine, fork, 1)\n"
+BEGINS_AND_DIES = f"{DIES}    host.machines.power(machine, Power.ON, 1)\n"
+
+
+def died(forks: Forks, script: str, machine: Machine, where: str) -> bool:  # noqa: F811
+    words = [sys.executable, "-c", script, str(forks.node.state), str(machine.uuid), where]
+    return subprocess.run(words, timeout=60, check=False).returncode == DIED
 
 
 def nothing_left(forks: Forks, machine: Machine) -> None:  # noqa: F811
@@ -65,8 +72,7 @@ def test_a_node_agent_that_ends_in_the_middle(forks: Forks, where: str) -> None:
     been."""
     parent = forks.parent()
     forks.node.host.close()
-    words = [sys.executable, "-c", DIES, str(forks.node.state), str(parent.uuid), where]
-    assert subprocess.run(words, timeout=60, check=False).returncode == DIED
+    assert died(forks, FORKS_AND_DIES, parent, where)
     forks.node.restart()
     until(lambda: not make.note(forks.node.host.machines.directory(parent.uuid)).exists(), 20)
     assert forks.counts_on(parent)
@@ -101,7 +107,7 @@ def test_its_qemu_is_killed_in_the_middle(forks: Forks, monkeypatch: pytest.Monk
         return cross(self)
 
     monkeypatch.setattr(switch.Switch, "cross", kill)
-    with pytest.raises(PaddockError, match="ended while it was forked"):
+    with pytest.raises(PaddockError, match=r"ended while it was forked|is crashed"):
         forks.fork(parent)
     monkeypatch.undo()
     until(lambda: forks.phase(parent) is Phase.CRASHED)
@@ -157,22 +163,14 @@ def test_a_child_that_can_not_begin(forks: Forks, monkeypatch: pytest.MonkeyPatc
         machines.power(late.uuid, Power.ON, 1)
 
 
-def test_a_node_agent_that_ends_while_a_child_begins(forks: Forks, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+@pytest.mark.parametrize("where", ["restore", "wake", "told"])
+def test_a_node_agent_that_ends_while_a_child_begins(forks: Forks, where: str) -> None:  # noqa: F811
     """Who is nobody yet never goes on: it is off, and begins when it is asked for again."""
     parent = forks.parent()
     point, _ = forks.fork(parent)
     child = forks.define(parent, point, "child")
-    runs = forks.node.host.machines._runs
-
-    def never(*_: object) -> None:
-        raise Halted
-
-    monkeypatch.setattr(fork_start, "wake", never)
-    monkeypatch.setattr(runs, "_stillborn", lambda *_: None)
-    monkeypatch.setattr(runs, "_unbegin", lambda *_: None)
-    with pytest.raises(Halted):
-        forks.node.host.machines.power(child.uuid, Power.ON, 1)
-    monkeypatch.undo()
+    forks.node.host.close()
+    assert died(forks, BEGINS_AND_DIES, child, where)
     forks.node.restart()
     assert forks.phase(child) is Phase.OFF
     assert "began as a fork" in forks.node.host.machines.state(child.uuid).reason

@@ -9,6 +9,7 @@ from paddock.hypervisor.qemu.accel import AcceleratorChoice
 from paddock.hypervisor.qemu.binary import find_binary
 from paddock.hypervisor.qemu.fork import make as fork_make
 from paddock.hypervisor.qemu.fork import start as fork_start
+from paddock.hypervisor.qemu.fork.point import Point
 from paddock.hypervisor.qemu.held import Held
 from paddock.hypervisor.qemu.hibernate import Hibernations
 from paddock.hypervisor.qemu.images import ImageStore
@@ -91,6 +92,7 @@ class Runs(Held):
         live = slot.live
         if live is None or live.process.gone():
             self._ended(slot)
+            self.forks.forget(slot.uuid)
             raise Conflict(f"machine {slot.uuid} is {slot.run.phase}", hint="start it first")
         return self.forks.fork(slot, live, point, find_binary().version)
 
@@ -228,34 +230,44 @@ class Runs(Held):
         if paused:
             raise Refused("a fork begins with its guest running: it could not become somebody of its own")
         start.check_port(machine.network)
-        binary, accelerator = find_binary(), self._choice.find().accelerator
-        directory, beginning = slot.directory, fork_start.note(slot.directory)
-        with self._warm.store.standing():
-            found = fork_start.find(self._layout, machine, directory, binary.version, accelerator)
-            beginning.touch(0o600)
-            fork_start.stand_on(self._layout, found, directory, machine.system_disk.size)
-        run = self._run(slot, machine)
-        run = run.model_copy(update={"fork": str(found.point), "depth": found.depth, "warm": found.warm})
-        words = fork_start.reaching(self._words(machine, True, bool(found.warm)), machine.network, found.depth)
+        beginning = fork_start.note(slot.directory)
         try:
-            live, run = self._spawn(slot, machine, [*words, "-incoming", "defer"], run)
-            try:
-                fork_start.restore(live, self._layout, found)
-                fork_start.wake(live, machine, found, self._images.manifest(machine.image).default_user)
-                live.refresh()
-            except BaseException as e:
-                self._stillborn(slot, live, str(e))
-                raise
+            found = self._stand_on_fork(slot, machine)
+            live, run = self._wake_fork(slot, machine, found)
         except BaseException:
-            self._unbegin(slot, machine)
+            if beginning.exists():
+                self._unbegin(slot, machine)
             raise
-        disks.use(directory)
+        disks.use(slot.directory)
         beginning.unlink()
         self._publish(slot, live, run)
+
+    def _stand_on_fork(self, slot: Slot, machine: Machine) -> Point:
+        version, accelerator = find_binary().version, self._choice.find().accelerator
+        with self._warm.store.standing():
+            found = fork_start.find(self._layout, machine, slot.directory, version, accelerator)
+            fork_start.note(slot.directory).touch(0o600)
+            fork_start.stand_on(self._layout, found, slot.directory, machine.system_disk.size)
+        return found
+
+    def _wake_fork(self, slot: Slot, machine: Machine, found: Point) -> tuple[Live, Run]:
+        about = {"fork": str(found.point), "depth": found.depth, "warm": found.warm}
+        run = self._run(slot, machine).model_copy(update=about)
+        words = fork_start.reaching(self._words(machine, True, bool(found.warm)), machine.network, found.depth)
+        live, run = self._spawn(slot, machine, [*words, "-incoming", "defer"], run)
+        try:
+            fork_start.restore(live, self._layout, found)
+            fork_start.wake(live, machine, found, self._images.manifest(machine.image).default_user)
+            live.refresh()
+        except BaseException as e:
+            self._stillborn(slot, live, str(e))
+            raise
+        return live, run
 
     def _unbegin(self, slot: Slot, machine: Machine) -> None:
         disks.renew(self._layout, slot.directory, machine.system_disk)
         fork_start.note(slot.directory).unlink(missing_ok=True)
+        self._warm.store.sweep()
 
     def _finish_forks(self, slot: Slot) -> None:
         """What an earlier process of ours had begun: parents go on, and children that were nobody yet are off."""
