@@ -220,6 +220,26 @@ def test_ssh_does_not_answer_before_it_has_keys_of_its_own(warm: Warm) -> None:
     assert shown.split()[2] == known.split()[1]
 
 
+def test_it_grows_while_it_runs_and_when_it_is_off(warm: Warm) -> None:
+    like = {"memory_mib": 256, "max_memory_mib": 1024}
+    image = warm.made(warm.define(**like))
+    machine = warm.begun(**like)
+    warm.node.host.warm.remove_warm(image.id)  # others count on one
+    larger = machine.model_copy(update={"cpus": 2, "memory_mib": 384})
+    warm.node.host.machines.ensure(larger, 1)
+    assert warm.node.host.machines.adapt(machine.uuid, 1).pending == ()
+    before = int(warm.sh(machine, "awk '/MemTotal/ {print $2}' /proc/meminfo"))
+    assert before > 256 * 1024
+    assert warm.sh(machine, "nproc") == "2"
+    warm.off(machine)
+    smaller = machine.model_copy(update={"cpus": 3, "memory_mib": 192})
+    warm.node.host.machines.ensure(smaller, 1)
+    assert warm.start(machine) == Start()
+    warm.until_ready(machine)
+    assert warm.sh(machine, "nproc") == "3"
+    assert int(warm.sh(machine, "awk '/MemTotal/ {print $2}' /proc/meminfo")) < 192 * 1024
+
+
 def test_asleep_and_awake(warm: Warm) -> None:
     machine = warm.begun()
     boot = warm.sh(machine, "cat /proc/sys/kernel/random/boot_id; echo kept > /run/kept")
