@@ -6,14 +6,17 @@ from uuid import UUID
 import pytest
 
 from paddock.base.errors import Conflict, LimitExceeded, Locked, NameTaken, NoRoom
-from paddock.cloud.flows import forking, server
+from paddock.cloud.flows import engine, forking, server
 from paddock.cloud.flows import server_wishes as wishes
+from paddock.cloud.flows.engine import Flow, advance
 from paddock.cloud.models import Action, Event, Project, Server
 from paddock.hypervisor.faults import Failure
 from paddock.machine.spec import Power
 from paddock.machine.state import Phase
-from tests.cloud.harness import Cloud
+from tests.cloud.harness import Cloud, in_worker_that_dies
 from tests.cloud.test_volume import new_volume
+
+FLOW = Flow.registry["server"]
 
 
 def asked(row: Server, *names: str) -> tuple[Action, list[Server]]:
@@ -193,3 +196,79 @@ def test_deleted_while_it_is_forked(cloud: Cloud) -> None:
     cloud.settle()
     cloud.agent_faults(clear=True)
     assert not Server.objects.exists()
+
+
+STEPS = [("parent", "fork"), ("child", "memory"), ("child", "start"), ("child", "part")]
+
+
+def begun(cloud: Cloud, whose: str) -> tuple[Server, list[Server], Server]:
+    """A server that is being forked, its forks, and which of them is looked at: a fork can begin then."""
+    row = cloud.running_server()
+    action, children = asked(row, "one", "two")
+    if whose == "parent":
+        return row, children, row
+    while Action.objects.get(pk=action.pk).status == "running":
+        advance(FLOW, row.pk)
+    return row, children, children[0]
+
+
+def all_is_well(cloud: Cloud, row: Server, children: list[Server]) -> None:
+    """Both run, and leave nothing behind."""
+    assert {(fresh(child).status, fresh(child).began, fresh(child).fork) for child in children} == {
+        ("running", "fork", None)
+    }
+    action = Action.objects.get(command="fork_server")
+    assert action.status == "success"
+    assert not there(cloud, action)
+    for server_ in (row, *children):
+        server.delete(server_)
+    cloud.settle()
+    cloud.nothing_left()
+
+
+@pytest.mark.parametrize("moment", ["before", pytest.param("after", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("whose", "step"), STEPS)
+def test_a_worker_is_killed(cloud: Cloud, whose: str, step: str, moment: str) -> None:
+    row, children, looked_at = begun(cloud, whose)
+    assert in_worker_that_dies(FLOW, looked_at.pk, step, moment), "the flow never came to this step"
+    cloud.settle()
+    all_is_well(cloud, row, children)
+
+
+@pytest.mark.parametrize("step", [step for _, step in STEPS])
+def test_a_step_runs_twice(cloud: Cloud, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = cloud.running_server()
+    _, children = asked(row, "one", "two")
+    ran, attempt = [], engine._attempt
+
+    def twice(flow: Flow[Any], row: Server) -> object:
+        first = attempt(flow, row)
+        if row.step != step:
+            return first
+        ran.append(step)
+        return attempt(flow, row)
+
+    monkeypatch.setattr(engine, "_attempt", twice)
+    cloud.settle()
+    monkeypatch.undo()
+    assert ran
+    all_is_well(cloud, row, children)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("whose", "step"), STEPS)
+def test_delete_arrives(cloud: Cloud, whose: str, step: str) -> None:
+    """Of the server or of one of its forks: nothing of that one is left, and nothing of any in the end."""
+    row, children, looked_at = begun(cloud, whose)
+    assert in_worker_that_dies(FLOW, looked_at.pk, step, "after")
+    server.delete(looked_at)
+    cloud.settle()
+    assert not Server.objects.filter(pk=looked_at.pk).exists()
+    for left in Server.objects.all():
+        server.delete(left)
+    cloud.settle()
+    cloud.nothing_left()
+    taken = cloud.host().machines.facts().use.machines
+    assert taken == 0, "the memory is removed too"
+    assert children
+    assert row

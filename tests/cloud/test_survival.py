@@ -297,6 +297,7 @@ def test_agent_killed(
 def test_every_step_is_on_some_way() -> None:
     walked = {step for steps in [*LIVES.values(), *CHANGES.values()] for step in steps}
     elsewhere = {"rest", "look", "adapt", "drop_snapshot"}  # what nobody asks for: see test_server_changes.py
+    elsewhere |= {"fork", "memory", "part"}  # of several servers at once: see test_fork.py
     assert walked | elsewhere == set(FLOW.steps())
 
 
