@@ -140,7 +140,7 @@ def test_a_name_that_is_taken(paddock: Shell, cloud: Cloud) -> None:
 
 
 def test_deleted_while_it_is_made(paddock: Shell, cloud: Cloud) -> None:
-    """Nothing is left to look at, so nobody is sent there. Either its action says so or, a moment later, its absence."""
+    """Nothing is left to look at, so nobody is sent there. Its action says so, or its absence."""
     cloud.step_seconds = 1.0
     gone = threading.Timer(1.0, cloud.servers.clear)
     gone.start()
