@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -221,7 +222,7 @@ def test_ssh_does_not_answer_before_it_has_keys_of_its_own(warm: Warm) -> None:
 
 
 def test_it_grows_while_it_runs_and_when_it_is_off(warm: Warm) -> None:
-    like = {"memory_mib": 256, "max_memory_mib": 1024}
+    like: dict[str, Any] = {"memory_mib": 256, "max_memory_mib": 1024}
     image = warm.made(warm.define(**like))
     machine = warm.begun(**like)
     warm.node.host.warm.remove_warm(image.id)  # others count on one

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -188,8 +189,8 @@ def test_a_silent_guest_costs_its_timeout_only(server: Server, agent: GuestAgent
 
 def test_a_conversation_begins_once(server: Server, agent: GuestAgent) -> None:
     begun = []
-    written = {"return": 5}, {"return": {"count": 3}}, {"return": {}}
-    read = {"return": 6}, {"return": {"buf-b64": b64(b"yes")}}, {"return": {}}
+    written: tuple[dict[str, Any], ...] = {"return": 5}, {"return": {"count": 3}}, {"return": {}}
+    read: tuple[dict[str, Any], ...] = {"return": 6}, {"return": {"buf-b64": b64(b"yes")}}, {"return": {}}
     talk_of = answering(*written, *read, {"error": {"desc": "failed to open file '/g': No such file or directory"}})
 
     def behave(sock: socket.socket) -> None:
