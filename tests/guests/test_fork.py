@@ -39,6 +39,10 @@ COUNTER = """
 echo "before $(cat /proc/sys/kernel/random/uuid)" | tee /root/told > /tmp/told; sync
 (n=0; while :; do n=$((n+1)); echo $n > /tmp/count; echo $n > /root/count; sleep 0.1; done) > /dev/null 2>&1 &
 echo $! > /tmp/counter
+sleep 6000 > /dev/null 2>&1 &
+echo $! > /tmp/stopped
+sleep 0.5
+kill -STOP $(cat /tmp/stopped)
 """
 
 
@@ -176,6 +180,7 @@ def test_three_of_one(forks: Forks) -> None:
         assert forks.counts_on(machine)
         assert forks.sh(machine, "cat /tmp/told") == forks.sh(parent, "cat /root/told")
         assert forks.sh(machine, "kill -0 $(cat /tmp/counter) && hostname") == machine.seed.hostname
+        assert forks.sh(machine, "cut -d' ' -f3 /proc/$(cat /tmp/stopped)/stat") == "T", "who was stopped stays so"
         assert forks.sh(machine, "cat /sys/class/net/eth0/address") == machine.network.mac
         assert KEY in forks.sh(machine, "cat /root/.ssh/authorized_keys"), "keys of the parent stay"
         assert forks.sh(machine, "ip -4 addr show eth0 | grep -c 10.0.2.15") == "1"
