@@ -144,12 +144,16 @@ class GuestAgent:
 
     def _wait_for(self, pid: int, argv: tuple[str, ...], deadline: float, timeout: float) -> GuestResult:
         pause = 0.005
+        late = Unavailable(f"{argv[0]} did not end within {timeout:g} s; it goes on in the guest as {pid}")
         while True:
-            answer = self.call("guest-exec-status", {"pid": pid}, _left(deadline), MAX_EXEC_REPLY)
+            try:
+                answer = self.call("guest-exec-status", {"pid": pid}, _left(deadline), MAX_EXEC_REPLY)
+            except Unavailable as e:
+                raise late if clock.monotonic() >= deadline else e from e
             if _field(answer, "exited", bool):
                 return _result(answer)
             if clock.monotonic() + pause >= deadline:
-                raise Unavailable(f"{argv[0]} did not end within {timeout:g} s; it goes on in the guest as {pid}")
+                raise late
             clock.sleep(pause)
             pause = min(pause * 1.5, 0.25)
 

@@ -80,7 +80,7 @@ class Maker:
         self._stop = stop
         self._id = f"{plan.key.id}-{secrets.token_hex(4)}"  # of its own, since an older one's disk may be in use
         self._scratch = WarmDir(layout.warm / f".{self._id}")
-        self.doing = ""
+        self.doing = "beginning"
 
     def make(self) -> Record:
         """Returns when it has its name. Raises Hopeless when there can be none of this image, GivenUp, DiskFull,
