@@ -149,7 +149,9 @@ class GuestAgent:
             try:
                 answer = self.call("guest-exec-status", {"pid": pid}, _left(deadline), MAX_EXEC_REPLY)
             except Unavailable as e:
-                raise late if clock.monotonic() >= deadline else e from e
+                if clock.monotonic() < deadline:
+                    raise
+                raise late from e
             if _field(answer, "exited", bool):
                 return _result(answer)
             if clock.monotonic() + pause >= deadline:
