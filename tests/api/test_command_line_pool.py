@@ -1,25 +1,17 @@
 """`paddock pool`, on the real API: what is set, what nodes hold of it, and servers that begin from it."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
 from paddock.cloud.flows import pool
-from paddock.cloud.models import Pool
 from tests.api.shells import Person, anna, reader  # noqa: F401  # fixtures
 from tests.api.test_command_line_warm import told
 from tests.cloud.harness import Cloud
+from tests.cloud.test_pool import emptied  # noqa: F401  # a fixture
 from tests.contract.harness import until
 
-
-@pytest.fixture(autouse=True)
-def _empty(cloud: Cloud) -> Iterator[None]:
-    yield
-    Pool.objects.all().delete()
-    cloud.host().warm.keep_ready(())
-    for found in cloud.host().warm.warm_images():
-        cloud.host().warm.remove_warm(found.id)
+pytestmark = pytest.mark.usefixtures("emptied")
 
 
 def looked_at(cloud: Cloud, count: int) -> None:

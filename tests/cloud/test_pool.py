@@ -10,10 +10,12 @@ from tests.cloud.harness import Cloud
 from tests.cloud.test_warm import began, warmed
 from tests.contract.harness import until
 
+pytestmark = pytest.mark.usefixtures("emptied")
 
-@pytest.fixture(autouse=True)
-def _empty(cloud: Cloud) -> Iterator[None]:
-    """Nothing is held, before and after."""
+
+@pytest.fixture
+def emptied(cloud: Cloud) -> Iterator[None]:
+    """Nothing is held afterwards, and nothing warm."""
     yield
     Pool.objects.all().delete()
     cloud.host().warm.keep_ready(())

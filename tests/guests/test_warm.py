@@ -1,6 +1,7 @@
 """Warm starts with real guests of `tiny`: whoever begins from a warm image is somebody of its own, and a machine like
 any other from then on."""
 
+import contextlib
 import itertools
 import re
 import shutil
@@ -126,16 +127,22 @@ class Warm:
         return WarmDir(self.node.state / "warm" / image.id)
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+@contextlib.contextmanager
+def warm_node(source: Path) -> Iterator[Warm]:
+    """A node with a warm image of `tiny` and its generator, which are made in `source`."""
     node = Node()
     try:
-        source = tmp_path_factory.mktemp("warm") / "source"
         warm = Warm(node, with_generator(source), source)
         warm.made(warm.define("first"))
         yield warm
     finally:
         node.close()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    with warm_node(tmp_path_factory.mktemp("warm") / "source") as warm:
+        yield warm
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from paddock.hypervisor.qemu.warm import pool
 from paddock.machine.spec import MIB, Attached, Machine, Power, Volume
 from paddock.machine.state import Phase
 from paddock.machine.warm import Start, Wish
-from tests.guests.qemu_node import Node, exists, until
-from tests.guests.test_warm import LINES, OWN, Warm, with_generator
+from tests.guests.qemu_node import exists, until
+from tests.guests.test_warm import LINES, OWN, Warm, warm_node
 
 pytestmark = [pytest.mark.guest, pytest.mark.slow]
 
@@ -27,14 +27,8 @@ TAKEN = Start(warm=True, pool=True)
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
-    node = Node()
-    try:
-        source = tmp_path_factory.mktemp("pool") / "source"
-        warm = Warm(node, with_generator(source), source)
-        warm.made(warm.define("first"))
+    with warm_node(tmp_path_factory.mktemp("pool") / "source") as warm:
         yield warm
-    finally:
-        node.close()
 
 
 @pytest.fixture

@@ -37,11 +37,11 @@ from paddock.hypervisor.qemu.qmp import Qmp, QmpThread
 from paddock.hypervisor.qemu.room import Room
 from paddock.hypervisor.qemu.warm import guest
 from paddock.hypervisor.qemu.warm.key import Key
-from paddock.hypervisor.qemu.warm.start import words
+from paddock.hypervisor.qemu.warm.start import nobody, words
 from paddock.hypervisor.qemu.warm.store import Part, Record
 from paddock.hypervisor.qemu.warm.ways import WAYS
 from paddock.machine.image import ImageManifest, Role
-from paddock.machine.spec import MIB, Machine, Seed, UserNetwork
+from paddock.machine.spec import MIB, Machine
 from paddock.machine.state import Accelerator
 
 BOOT_SECONDS = 1200.0
@@ -97,7 +97,7 @@ class Maker:
         return record
 
     def _make(self) -> None:
-        machine = self._template()
+        machine = nobody(self.plan.machine, "warm")
         with ROOM.taken(machine.memory_mib + OVERHEAD_MIB, self._wait_for_room):
             self._prepare(machine)
             self._boot_and_save(machine)
@@ -119,15 +119,6 @@ class Maker:
             if shutil.disk_usage(self._layout.warm).free < copies.RESERVE:
                 raise disks.full(self._layout.warm, size) from e
             raise
-
-    def _template(self) -> Machine:
-        """A machine of nobody."""
-        uuid = uuid4()
-        return self.plan.machine.model_copy(update={
-            "uuid": uuid, "name": "warm", "volumes": (), "iso": None,
-            "network": UserNetwork(mac="52:54:00:00:00:01", ssh_port=1),
-            "seed": Seed(instance_id=f"warm-{self.plan.key.id}", hostname="warm"),
-        })  # fmt: skip
 
     def _prepare(self, machine: Machine) -> None:
         root = self._scratch.root

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
 from paddock.base import clock
 from paddock.base.errors import PaddockError, Unavailable
@@ -26,9 +25,9 @@ from paddock.hypervisor.qemu.process import Process
 from paddock.hypervisor.qemu.qmp import QmpThread
 from paddock.hypervisor.qemu.warm import guest
 from paddock.hypervisor.qemu.warm.make import OVERHEAD_MIB, Plan
-from paddock.hypervisor.qemu.warm.start import words
+from paddock.hypervisor.qemu.warm.start import nobody, words
 from paddock.hypervisor.qemu.warm.store import Record, WarmStore
-from paddock.machine.spec import Machine, Seed, UserNetwork
+from paddock.machine.spec import Machine
 
 EVERY = 1.0  # seconds between looks
 QUIET = 1.0  # seconds without a start before one more is made
@@ -202,7 +201,7 @@ class Pool:
         return ""
 
     def _restored(self, plan: Plan, record: Record) -> Ready:
-        machine = _nobody(plan.machine)
+        machine = nobody(plan.machine, "ready")
         directory = MachineDir(self._layout.pool / str(machine.uuid))
         identity.make_machine_directory(directory.root)
         try:
@@ -279,14 +278,6 @@ def end_all(pool: Path) -> None:
             if found := process.find(MachineDir(root), None):
                 found.end()
         shutil.rmtree(root, ignore_errors=True)
-
-
-def _nobody(machine: Machine) -> Machine:
-    return machine.model_copy(update={
-        "uuid": uuid4(), "name": "ready", "volumes": (), "iso": None,
-        "network": UserNetwork(mac="52:54:00:00:00:01", ssh_port=1),
-        "seed": Seed(instance_id="ready", hostname="ready"),
-    })  # fmt: skip
 
 
 def _overwrite(path: Path, content: bytes) -> None:

@@ -3,16 +3,16 @@ of its own before it can be reached. Whatever fails on the way, the machine boot
 
 import logging
 from datetime import datetime
+from uuid import uuid4
 
 from paddock.base import clock
 from paddock.hypervisor.qemu import cmdline, media
 from paddock.hypervisor.qemu.cmdline import Binary
 from paddock.hypervisor.qemu.live import Live
 from paddock.hypervisor.qemu.warm import guest, host_key
-from paddock.hypervisor.qemu.warm.ways import IGNORE_SHARED as IGNORE_SHARED
 from paddock.hypervisor.qemu.warm.ways import way_of
 from paddock.machine.image import ImageManifest
-from paddock.machine.spec import Machine, UserNetwork
+from paddock.machine.spec import Machine, Seed, UserNetwork
 from paddock.machine.state import Accelerator
 
 TELL_WAIT = 20.0  # seconds until the guest has taken its identity's first part
@@ -25,6 +25,14 @@ def words(machine: Machine, manifest: ImageManifest, binary: Binary, accelerator
     bare = machine.model_copy(update={"volumes": (), "iso": None})
     line = cmdline.command_line(bare, manifest, binary, accelerator, paused=True, warm=way_of(binary).heir(id))
     return [*line, "-incoming", "defer"]
+
+
+def nobody(machine: Machine, name: str) -> Machine:
+    """A machine like this one that belongs to nobody."""
+    return machine.model_copy(update={
+        "uuid": uuid4(), "name": name, "volumes": (), "iso": None,
+        "network": UserNetwork(mac="52:54:00:00:00:01", ssh_port=1), "seed": Seed(instance_id=name, hostname=name),
+    })  # fmt: skip
 
 
 def wake(live: Live, machine: Machine, manifest: ImageManifest) -> datetime:
