@@ -36,6 +36,18 @@ def pss_mib(pids: Iterable[int]) -> float:
     return sum(_pss_kib(pid) for pid in pids) / 1024
 
 
+def guest_pss_mib(pid: int, memory_mib: int) -> float:
+    """The same of its guest's memory alone: of the mappings that are as large as that."""
+    size = total = 0
+    for line in _lines(f"/proc/{pid}/smaps"):
+        name, _, value = line.partition(":")
+        if name == "Size":
+            size = int(value.split()[0])
+        elif name == "Pss" and size == memory_mib * 1024:
+            total += int(value.split()[0])
+    return total / 1024
+
+
 def born(path: Path) -> float:
     """When a file was made, in seconds since the epoch, as exactly as the file system keeps it."""
     return float(run.run(["stat", "-c", "%.9W", path]).stdout)

@@ -8,7 +8,7 @@ from itertools import count
 
 from bench.figure import Figure, median, spread
 from bench.guests import SETTLE, first_banner
-from bench.host import pss_mib
+from bench.host import guest_pss_mib, pss_mib
 from bench.raw import Raw
 from bench.stack import JSON, Stack
 from paddock.base import clock, run
@@ -119,6 +119,7 @@ class WarmGuests:
         warm, cold = [self._started() for _ in range(SHARING)], self._started(x_warm=False)
         clock.sleep(IDLE_SECONDS)
         shared, own = (pss_mib({self._pid(server): "" for server in these}) for these in (warm, [cold]))
+        alone = [guest_pss_mib(self._pid(server), self._memory_of(server)) for server in (*warm, cold)]
         for server in (*warm, cold):
             self.stack.delete(server["id"])
         limit = 0.6 if self.image.startswith("debian") else 0.3
@@ -126,6 +127,15 @@ class WarmGuests:
             f"memory of a warm server against a cold one (PSS), {self.image}", shared / SHARING, "MiB", own, limit,
             note=f"one of {SHARING} warm ones",
         )  # fmt: skip
+        yield Figure(
+            f"the same of its guest alone, without what QEMU needs to emulate it, {self.image}",
+            sum(alone[:-1]) / SHARING, "MiB", alone[-1], note=f"one of {SHARING} warm ones",
+        )  # fmt: skip
+
+    def _memory_of(self, server: JSON) -> int:
+        spec = read_spec(self.layout.machine(server["x_uuid"]))
+        assert spec
+        return spec.machine.memory_mib
 
     def many(self) -> Iterator[Figure]:
         """Fifty at once."""
