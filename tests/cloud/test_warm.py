@@ -139,3 +139,11 @@ def go_on(kind: str, pk: int) -> None:
     """As far as it goes without waiting."""
     while advance(Flow.registry[kind], pk) == 0:
         pass
+
+
+def test_a_type_that_can_grow_is_made_warm_as_its_servers_are(cloud: Cloud) -> None:
+    """From 256 MiB on, memory can be added too: a warm image depends on how much."""
+    assert warmed(cloud, plan="small").status == "success"
+    server = cloud.running_server(plan="small")
+    assert began(server) == ("warm", "")
+    assert server.machine().max_memory_mib > server.memory_mib

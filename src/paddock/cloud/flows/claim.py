@@ -10,7 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, F, Q, QuerySet, Subquery, Sum, Value
+from django.db.models import BigIntegerField, Exists, F, Q, QuerySet, Subquery, Sum, Value
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Greatest, Least
 
@@ -289,4 +289,6 @@ def room_to_grow(node: Node | None, layout: int, cores: int, memory_mib: int) ->
 
 def _at_most(begins: int, node_has: int, column: str) -> Greatest:
     biggest = Subquery(ServerType.objects.order_by(f"-{column}").values(column)[:1])
-    return Greatest(Value(begins), Least(Value(min(begins * GROWTH, node_has)), biggest))
+    whole = BigIntegerField()
+    least = Least(Value(min(begins * GROWTH, node_has)), biggest, output_field=whole)
+    return Greatest(Value(begins), least, output_field=whole)
