@@ -1,6 +1,7 @@
 """Guests that are held ready, real ones of `tiny`: who begins from one is somebody of its own, and they are in nobody's
 way."""
 
+import errno
 import itertools
 import os
 import pkgutil
@@ -171,6 +172,17 @@ def test_the_host_s_memory_is_the_machines(warm: Warm, monkeypatch: pytest.Monke
     assert "the node can spare 0 MiB of memory" in next(image.lacking for image in warm.images())
     monkeypatch.undo()
     until_ready(warm, 2)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(warm.node.host.warm.store, "stand_on", full)
+        keep(warm, 1)
+        until(lambda: any("no room" in image.lacking for image in warm.images()), 30)
+    assert held(warm) == []
 
 
 def test_none_is_made_while_machines_are_started(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:

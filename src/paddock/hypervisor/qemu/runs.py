@@ -191,9 +191,11 @@ class Runs(Held):
             live, run = self._taken(slot, machine, ready, run)
             disks.use(slot.directory)
             self._wake_up(slot, machine, live, run)
-        except PaddockError as e:
-            log.warning("machine %s can't have the guest that was held ready: %s", slot.uuid, e)
+        except BaseException as e:
             ready.end()
+            if not isinstance(e, PaddockError):
+                raise
+            log.warning("machine %s can't have the guest that was held ready: %s", slot.uuid, e)
             return False
         return True
 

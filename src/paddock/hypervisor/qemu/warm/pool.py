@@ -205,8 +205,9 @@ class Pool:
         directory = MachineDir(self._layout.pool / str(machine.uuid))
         identity.make_machine_directory(directory.root)
         try:
-            self._store.stand_on(record, directory, machine.system_disk.size)
-            files.write_whole(directory.seed, bytes(record.seed), sync=False)
+            with start.plain_errors(directory):
+                self._store.stand_on(record, directory, machine.system_disk.size)
+                files.write_whole(directory.seed, bytes(record.seed), sync=False)
             line = words(machine, plan.manifest, plan.binary, plan.accelerator, record.id)
             started = start.launch(line, directory)
             try:
