@@ -102,7 +102,8 @@ def test_host_process_killed_in_the_middle(harness: Harness, made: Made, tmp_pat
     harness.hypervisor.machines.power(machine.uuid, Power.ON, 1)
     harness.hypervisor.disks.snapshot(machine.uuid, snapshot, str(target), 1)
     harness.restart()
-    assert harness.snapshot(machine.uuid, snapshot, target).done
+    copied = harness.snapshot(machine.uuid, snapshot, target)
+    assert copied.done, copied
     check_file(harness, target)
     assert harness.hypervisor.machines.state(machine.uuid).phase is Phase.RUNNING
 

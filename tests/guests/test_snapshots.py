@@ -15,6 +15,7 @@ import pytest
 from paddock.base import clock, run
 from paddock.base.errors import DiskFull, Refused, Unavailable
 from paddock.hypervisor.qemu import copies, freeze, metrics
+from paddock.hypervisor.qemu import snapshot as snapshots
 from paddock.hypervisor.qemu.driver import QemuHypervisor
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import GIB, Machine, Power
@@ -139,6 +140,24 @@ def test_the_copy_goes_on_without_a_node_agent(paused: Node, monkeypatch: pytest
     execute("block-job-set-speed", {"device": f"snapshot-{snapshot}", "speed": 0})
     told = paused.finished(snapshot)
     assert (told.done, told.not_frozen) == (True, "the guest is paused")
+    assert paused.jobs() == []
+
+
+def test_a_node_agent_that_dies_when_the_copy_is_closed(paused: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """QEMU has closed the copy, and the record does not say so yet."""
+    id, write = uuid4(), snapshots._Work._write
+
+    def die(work: snapshots._Work, **changes: object) -> None:
+        if "copied" in changes:
+            raise Unavailable("it died")
+        write(work, **changes)
+
+    with monkeypatch.context() as dies:
+        dies.setattr(snapshots._Work, "_write", die)
+        dies.setattr(snapshots, "give_up", lambda *_: None)
+        until(lambda: "died" in paused.ask(id).error)
+    paused.restart()
+    assert paused.finished(id).done
     assert paused.jobs() == []
 
 

@@ -183,6 +183,8 @@ def test_a_full_disk_is_said_and_leaves_nothing(warm: Warm, monkeypatch: pytest.
         keep(warm, 1)
         until(lambda: any("no room" in image.lacking for image in warm.images()), 30)
     assert held(warm) == []
+    keep(warm, 2)  # asked for anew, it is not tried in a minute only
+    until_ready(warm, 2)
 
 
 def test_none_is_made_while_machines_are_started(warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:

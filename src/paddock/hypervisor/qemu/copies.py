@@ -155,7 +155,8 @@ def follow(copy: Copy, live: Live, stop: threading.Event, report: Report) -> Non
         pause = min(pause * 1.5, longest)
     if error := job.get("error"):
         raise _failed(copy, str(error))
-    live.execute("blockdev-del", {"node-name": copy.node})  # writes all that it has to the file
+    if copy.node in live.block_nodes():  # or whoever followed it before us ended after this
+        live.execute("blockdev-del", {"node-name": copy.node})  # writes all that it has to the file
 
 
 def find(copy: Copy, live: Live) -> dict[str, Any] | None:

@@ -104,6 +104,10 @@ class Live:
         self.status = str(self.execute("query-status")["status"])
         return self.status
 
+    def block_nodes(self) -> set[str]:
+        """The names of what QEMU has open as disks, and of the layers below them."""
+        return {node["node-name"] for node in self.execute("query-named-block-nodes", {"flat": True})}
+
     def agent_open(self) -> bool:
         """Whether a guest agent has opened its channel: QEMU knows without asking the guest."""
         return any(c["label"] == "agent0" and c["frontend-open"] for c in self._chardevs())

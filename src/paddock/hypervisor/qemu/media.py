@@ -35,7 +35,7 @@ NEVER = -1  # as a place in the order of boot
 
 def has_volume(live: Live, volume: UUID) -> bool:
     """Whether this QEMU has it open."""
-    return node_name(volume) in _nodes(live)
+    return node_name(volume) in live.block_nodes()
 
 
 def resize_volume(live: Live, volume: UUID, size: int) -> None:
@@ -52,7 +52,7 @@ def bring_volumes(live: Live, wanted: Iterable[Attached]) -> None:
     _until(lambda: _disks(live) <= _plugged(live), "QEMU does not let go of a volume that was unplugged")
     plugged = _plugged(live)
     used = {node_name(by_device[device].volume) for device in plugged}
-    for node in _nodes(live) - used:
+    for node in live.block_nodes() - used:
         if node.startswith(VOLUME_NODE):  # one without its disk too: it may have grown since
             _drop_node(live, node)
     for device, attached in by_device.items():
@@ -68,7 +68,7 @@ def bring_iso(live: Live, machine: Machine) -> tuple[str, ...]:
         return ("the ISO needs a new start: this machine was started without a CD drive",) if wanted else ()
     _bring_medium(live, drive, wanted)
     _boot_cd(live, cd_place(machine.iso_first) if wanted else NEVER)
-    if ISO_NODE in _nodes(live) and not _inserted(live, ISO_NODE):
+    if ISO_NODE in live.block_nodes() and not _inserted(live, ISO_NODE):
         _drop_node(live, ISO_NODE)
     return ()
 
@@ -150,10 +150,6 @@ def _plugged(live: Live) -> set[str]:
 def _disks(live: Live) -> set[str]:
     """The volumes' devices whose disk QEMU still has."""
     return {d["qdev"] for d in live.execute("query-block") if d.get("qdev", "").startswith(VOLUME_DEVICE)}
-
-
-def _nodes(live: Live) -> set[str]:
-    return {node["node-name"] for node in live.execute("query-named-block-nodes", {"flat": True})}
 
 
 def _inserted(live: Live, node: str) -> bool:

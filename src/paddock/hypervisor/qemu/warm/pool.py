@@ -87,9 +87,12 @@ class Pool:
         self._keeper: threading.Thread | None = None
 
     def keep(self, wishes: list[tuple[Plan, int]]) -> None:
-        """Hold these from now on, and no others."""
+        """Hold these from now on, and no others. What is wished for anew is tried at once."""
         with self._lock:
+            before = {key: count for key, (_, count) in self._wishes.items()}
             self._wishes = {plan.key.id: (plan, count) for plan, count in wishes if count}
+            now = {key: count for key, (_, count) in self._wishes.items()}
+            self._again = {key: at for key, at in self._again.items() if before.get(key) == now.get(key)}
             if (self._wishes or self._ready) and self._keeper is None and not self._stop:
                 self._keeper = threading.Thread(target=self._keep, name="warm-pool", daemon=True)
                 self._keeper.start()
