@@ -9,7 +9,7 @@ from bench.host import born, cpu_by_name, less, listed, pss_mib
 from bench.raw import Model, Raw
 from bench.stack import JSON, Stack
 from paddock.base import clock
-from paddock.hypervisor.qemu.readiness import ssh_banner
+from paddock.hypervisor.qemu.readiness import SSH_WAIT, ssh_banner
 
 RAW_PORT = 28000
 HOPE = 0.04  # seconds before a client's first look at a create: raw QEMU takes as long
@@ -210,7 +210,9 @@ class Guests:
 def first_banner(port: int) -> float:
     """When an SSH server first said its version there: the same looks at Paddock's guests and at raw ones."""
     end = clock.monotonic() + BOOT_SECONDS
-    while not ssh_banner("127.0.0.1", port, 1.2):
+    wait, longest = SSH_WAIT
+    while not ssh_banner("127.0.0.1", port, wait):
         assert clock.monotonic() < end, f"no SSH on port {port}"
+        wait = min(wait * 1.5, longest)
         clock.sleep(0.02)
     return clock.now().timestamp()

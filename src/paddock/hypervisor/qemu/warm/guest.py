@@ -4,7 +4,6 @@ The script `settle` is sent once, before the image is made, and goes on in each 
 for who the machine is, which is written into a pipe of the guest.
 """
 
-import base64
 import secrets
 from collections.abc import Callable
 from datetime import datetime
@@ -14,7 +13,7 @@ from uuid import UUID
 from paddock.base import clock
 from paddock.base.errors import Refused, Unavailable
 from paddock.hypervisor.qemu.guest_agent import GuestAgent
-from paddock.hypervisor.qemu.warm.host_key import HostKey
+from paddock.hypervisor.qemu.warm.host_key import Files
 from paddock.machine.spec import Machine
 
 
@@ -89,7 +88,7 @@ def sample(agent: GuestAgent) -> str:
     return found
 
 
-def identity(machine: Machine, user: str, host_key: HostKey | None) -> str:
+def identity(machine: Machine, user: str, host_keys: Files) -> str:
     """Who it is: new entropy first, then a word and its value a line."""
     seed = machine.seed
     lines = [
@@ -99,8 +98,7 @@ def identity(machine: Machine, user: str, host_key: HostKey | None) -> str:
         ("boot_id", str(_random_uuid())),
         ("uuid", str(machine.uuid)),
         ("user", user),
-        ("host_key", base64.b64encode(host_key.private.encode()).decode() if host_key else ""),
-        ("host_key_public", host_key.public if host_key else ""),
+        *(("host_key", f"{name} {_octal(content)}") for name, content in host_keys.items()),
         ("password", seed.password_hash),
         *(("key", key.strip()) for key in seed.ssh_keys),
     ]
@@ -114,6 +112,11 @@ def probe() -> str:
 
 def _entropy() -> str:
     return f"{secrets.token_hex(ENTROPY)}\n"
+
+
+def _octal(content: bytes) -> str:
+    """As every shell's own printf takes it."""
+    return "".join(f"\\{byte:03o}" for byte in content)
 
 
 def _random_uuid() -> UUID:

@@ -50,9 +50,9 @@ def wake(live: Live, machine: Machine, manifest: ImageManifest) -> datetime:
 
 
 def _identity(machine: Machine, manifest: ImageManifest) -> str:
-    """Small systems have an SSH server that takes no keys of OpenSSH, and make their own."""
-    key = host_key.new(machine.seed.hostname) if manifest.cloud_init else None
-    return guest.identity(machine, manifest.default_user, key)
+    """Small systems of ours have Dropbear, all others OpenSSH."""
+    keys = host_key.openssh(machine.seed.hostname) if manifest.cloud_init else host_key.dropbear()
+    return guest.identity(machine, manifest.default_user, keys)
 
 
 def plug_card(live: Live, network: UserNetwork) -> None:
