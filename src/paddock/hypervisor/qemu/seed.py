@@ -76,8 +76,8 @@ def _vendor_data(seed: Seed) -> str:
 
 def _with_base(own_text: str, base_text: str) -> str:
     """Ours and the cloud's base configuration as one document: cloud-init takes no two of them."""
-    own: dict[str, Any] = yaml.safe_load(own_text)
-    base: dict[str, Any] = yaml.safe_load(base_text) or {}
+    own: dict[str, Any] = yaml.load(own_text, yaml.CSafeLoader)
+    base: dict[str, Any] = yaml.load(base_text, yaml.CSafeLoader) or {}
     own_files, base_files = own.pop("write_files", []), base.pop("write_files", [])
     written = {"write_files": [*own_files, *base_files]} if own_files or base_files else {}
     rest = {"merge_how": _JOINED, "merge_type": _JOINED, **written, **base}
@@ -90,11 +90,11 @@ def _yaml(fields: dict[str, Any]) -> str:
     return text
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(yaml.CSafeDumper):
     """Texts of several lines as people write them."""
 
 
-def _shown(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+def _shown(dumper: _Dumper, text: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 

@@ -40,7 +40,6 @@ def wake(live: Live, machine: Machine, manifest: ImageManifest) -> datetime:
     agent answered. Raises Refused, Unavailable."""
     begun = clock.monotonic()
     live.execute("cont")
-    live.refresh()
     answered = guest.tell(live.agent, lambda: _identity(machine, manifest), TELL_WAIT)
     plug_card(live, machine.network)
     media.bring_volumes(live, machine.volumes)
