@@ -41,10 +41,11 @@ cat /sys/class/net/eth0/address /run/paddock-warm/sample /proc/sys/kernel/random
 tail -c +5 /sys/class/block/sda/device/vpd_pg80; echo
 """
 LINES = 10
-# A program that init keeps running, with randomness of its own, seeded once when it begins.
+# A program that init keeps running, with randomness of its own, seeded once when it begins. It says which process drew.
 GENERATOR = """srand; $| = 1; open(my $out, ">>", "/run/drawn");
-select($out); $| = 1; while (1) { print int(rand 2**48), "\\n"; select(undef, undef, undef, 0.2) }
+select($out); $| = 1; while (1) { print "$$ ", int(rand 2**48), "\\n"; select(undef, undef, undef, 0.2) }
 """
+DRAWN = 10  # numbers that are compared, at least
 
 
 def with_generator(directory: Path) -> ImageManifest:
@@ -104,6 +105,20 @@ class Warm:
         result = self.node.host.guest.exec(machine.uuid, ("/bin/sh", "-c", script), "", 60)
         assert result.exit_code == 0, (script, result)
         return result.stdout.strip()
+
+    def drawn(self, machine: Machine) -> set[str]:
+        """What the process that draws there now has drawn since it began: ten numbers and more. One that was killed has
+        no program, and is there until init looks."""
+        own = '! [ -e /proc/$process/exe ] || grep "^$process " /run/drawn'
+        of_now = f"tail -n 1 /run/drawn | {{ read -r process _; {own}; }}"
+        found: list[str] = []
+
+        def enough() -> bool:
+            found[:] = [line.split()[1] for line in self.sh(machine, of_now).splitlines()]
+            return len(found) >= DRAWN
+
+        until(enough, 60)
+        return set(found)
 
     def off(self, machine: Machine) -> None:
         self.node.host.machines.power(machine.uuid, Power.OFF, 1)
@@ -166,8 +181,7 @@ def test_twenty_of_them_share_nothing(warm: Warm) -> None:
     assert [len(lines) for lines in own] == [LINES] * CLONES
     for one, other in itertools.combinations(own, 2):
         assert not set(one) & set(other)
-    drawn = [set(warm.sh(machine, "tail -n 10 /run/drawn").splitlines()) for machine in machines]
-    assert all(len(numbers) == 10 for numbers in drawn)
+    drawn = [warm.drawn(machine) for machine in machines]
     for numbers, others in itertools.combinations(drawn, 2):
         assert not numbers & others
 
