@@ -207,12 +207,12 @@ class Guests:
         return f"bench-{next(_numbers)}"
 
 
-def first_banner(port: int) -> float:
-    """When an SSH server first said its version there: the same looks at Paddock's guests and at raw ones."""
+def first_banner(port: int, wait: float = SSH_WAIT[1]) -> float:
+    """When an SSH server first said its version there: the same looks at Paddock's guests and at raw ones. `wait`:
+    seconds of the first look, of which each is longer than the one before."""
     end = clock.monotonic() + BOOT_SECONDS
-    wait, longest = SSH_WAIT
     while not ssh_banner("127.0.0.1", port, wait):
         assert clock.monotonic() < end, f"no SSH on port {port}"
-        wait = min(wait * 1.5, longest)
+        wait = min(wait * 2, SSH_WAIT[1])
         clock.sleep(0.02)
     return clock.now().timestamp()

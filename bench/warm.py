@@ -16,6 +16,7 @@ from paddock.hypervisor.qemu import disks, identity
 from paddock.hypervisor.qemu.binary import find_binary
 from paddock.hypervisor.qemu.guest_agent import GuestAgent
 from paddock.hypervisor.qemu.layout import Layout, MachineDir, warm_file
+from paddock.hypervisor.qemu.readiness import SSH_WAIT
 from paddock.hypervisor.qemu.record import read_run, read_spec
 from paddock.hypervisor.qemu.warm import start
 from paddock.hypervisor.qemu.warm.ways import IGNORE_SHARED
@@ -190,7 +191,7 @@ class WarmGuests:
         made = self._create(**more)
         self.stack.finish(made["action"]["id"], 0.05)
         server = self.stack.call("GET", f"/v1/servers/{made['server']['id']}")["server"]
-        took = first_banner(server["x_ssh"]["port"]) - asked
+        took = first_banner(server["x_ssh"]["port"], SSH_WAIT[0]) - asked
         self.stack.delete(server["id"])
         return took
 

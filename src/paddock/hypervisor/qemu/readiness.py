@@ -13,7 +13,7 @@ from paddock.machine.image import ImageManifest
 from paddock.machine.state import Readiness
 
 AGENT_WAIT = 0.4  # seconds
-SSH_WAIT = 0.3, 1.2  # seconds for a banner, at first and at last: what is sent before there is a network is lost
+SSH_WAIT = 0.3, 1.2  # seconds for a banner; at first where there is soon a network: what is sent before it is lost
 AGENT_ALONE = 20.0  # seconds that the guest agent answers and SSH does not, until the agent is enough
 CLOUD_INIT_EVERY = 2.0
 SETTLE = 45.0  # seconds that SSH answers, until it counts although cloud-init may yet restart it
@@ -53,8 +53,8 @@ def look(guest: Guest, signs: Signs) -> Readiness:
     agent = _agent_answers(guest, signs)
     cloud_init = _cloud_init(guest, signs) if agent and guest.manifest.cloud_init else ""
     serial = guest.serial()
-    ssh = ssh_banner(*guest.ssh, timeout=signs.ssh_wait)
-    signs.ssh_wait = min(signs.ssh_wait * 1.5, SSH_WAIT[1])
+    ssh = ssh_banner(*guest.ssh, timeout=signs.ssh_wait if guest.warm else SSH_WAIT[1])
+    signs.ssh_wait = min(signs.ssh_wait * 2, SSH_WAIT[1])
     if ssh and signs.ssh_since is None:
         signs.ssh_since = clock.monotonic()
     by += ["ssh"] * ssh
