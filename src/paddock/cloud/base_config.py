@@ -72,7 +72,7 @@ def check(text: str) -> None:
 def _parsed(text: str) -> Any:
     try:
         _refuse_endless(text)
-        return yaml.safe_load(text)
+        return yaml.load(text, yaml.CSafeLoader)  # as nodes read it
     except yaml.MarkedYAMLError as e:
         where = f" in line {e.problem_mark.line + 1}" if e.problem_mark else ""
         raise _invalid(f"it is not YAML: {e.problem or e.context}{where}") from e
