@@ -1,6 +1,7 @@
 """The agent as a process: how it starts, what it refuses to read, and how it ends."""
 
 import json
+import resource
 import signal
 import sys
 import threading
@@ -136,6 +137,18 @@ def test_long_polls_do_not_take_the_threads(agent: AgentProcess) -> None:
         assert clock.monotonic() - start < 1
         assert not any(p.done() for p in polls)
     remote.close()
+
+
+def test_it_may_open_as_many_files_as_the_host_allows() -> None:
+    own, (soft, most) = AgentProcess(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, most - 1), most))  # as after a login
+    try:
+        own.start()
+        assert own.process
+        assert resource.prlimit(own.process.pid, resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
+        own.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

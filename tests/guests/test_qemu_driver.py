@@ -17,6 +17,7 @@ from paddock.base import clock
 from paddock.base.errors import Conflict, DiskFull, Invalid, NotFound, PortTaken, Refused, Unavailable
 from paddock.hypervisor.qemu import files, live, process, record, watch
 from paddock.hypervisor.qemu.driver import QemuHypervisor
+from paddock.hypervisor.qemu.guest_agent import GuestAgent
 from paddock.hypervisor.qemu.identity import vm_identity
 from paddock.machine.spec import MIB, Machine, Power
 from paddock.machine.state import Phase
@@ -249,8 +250,10 @@ def test_a_socket_that_leads_elsewhere_is_refused(node: Node) -> None:
         for opened in (node.host.streams.console, node.host.streams.vnc):
             with pytest.raises(Refused, match="answers at"):
                 anyio.run(opened, machine.uuid)
+        guest = node.host.machines.running(machine.uuid).agent
+        guest.let_go()  # it had connected before
         with pytest.raises(Refused, match="answers at"):
-            node.host.machines.running(machine.uuid).agent.call("guest-ping", timeout=2)
+            guest.call("guest-ping", timeout=2)
 
 
 def test_more_memory_than_the_host_could_ever_have(node: Node) -> None:
@@ -399,6 +402,31 @@ def test_readiness_never_takes_long(node: Node) -> None:
     assert f"SSH on port {machine.network.ssh_port}" in readiness.waiting_for
 
 
+def woken_in_three_seconds(node: Node, machine: Machine) -> int:
+    """How often its guest agent is while we say nothing to it: ten times a second where nobody is connected."""
+    agent = node.host.machines.running(machine.uuid).agent
+    count = "sed -n 's/^voluntary_ctxt_switches://p' /proc/$(pidof qemu-ga)/status"
+    script = f"rm -f /run/woken; was=$({count}); sleep 3; echo $(($({count}) - was)) > /run/woken"
+    agent.launch(("/bin/sh", "-c", script), "", 10)
+    clock.sleep(3.5)
+    until(lambda: bool(agent.read_file("/run/woken", 10)), 30)
+    return int(agent.read_file("/run/woken", 10) or "")
+
+
+def answer_nobody(agent: GuestAgent) -> None:
+    """It answers when we have given up, and would try to for as long as nobody is connected."""
+    slow = "p=$(command -v chpasswd); rm $p; printf '#!/bin/sh\\nsleep 2\\n' > $p; chmod 755 $p"
+    assert agent.exec(("/bin/sh", "-c", slow), "", 10).exit_code == 0
+    with pytest.raises(Unavailable):
+        agent.set_password("root", "$6$salt$hash", 0.5)
+    clock.sleep(4)
+
+
+def cpu_seconds(pid: int) -> float:
+    times = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+
+
 def test_a_real_guest(node: Node) -> None:
     """`tiny`: boots, is ready by what it shows, obeys its guest agent, restarts, and switches itself off."""
     built = built_image("tiny")
@@ -411,9 +439,15 @@ def test_a_real_guest(node: Node) -> None:
     result = node.host.guest.exec(uuid, ("hostname",), "", 10)
     assert (result.exit_code, result.stdout.strip()) == (0, "web-1")
     assert "Linux version" in node.host.streams.console_log(uuid, 64 * 1024)
+    assert woken_in_three_seconds(node, machine) < 15
     pid = node.pid(machine)
+    answer_nobody(machines.running(uuid).agent)
+    spent = cpu_seconds(pid)
+    clock.sleep(3)
+    assert cpu_seconds(pid) - spent < 1
     node.restart()
     machines = node.host.machines
+    assert woken_in_three_seconds(node, machine) < 15
     assert machines.readiness(uuid).ready
     machines.power(uuid, Power.REBOOT, 1)
     until(lambda: not machines.readiness(uuid).ready, 30)

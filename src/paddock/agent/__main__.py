@@ -5,6 +5,7 @@ import asyncio
 import importlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -101,6 +102,12 @@ def _serve_on(server: AgentServer, listener: socket.socket) -> None:
     asyncio.run(server.serve(sockets=[listener]))
 
 
+def _open_many_files() -> None:
+    """Three descriptors are held for each machine that runs: as many as the host allows, and not a login's 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m paddock.agent", description=__doc__)
     parser.add_argument("--name", required=True, help="name of the node")
@@ -116,6 +123,7 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     options = _options()
     logs.setup(f"agent {options.name}")
+    _open_many_files()
     logging.getLogger("uvicorn.error").setLevel("WARNING")
     try:
         return serve(options)

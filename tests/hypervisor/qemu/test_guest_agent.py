@@ -81,20 +81,27 @@ def send(sock: socket.socket, value: object, prefix: bytes = b"") -> None:
 
 
 def sync(sock: socket.socket) -> None:
-    asked = line(sock)
-    assert asked["execute"] == "guest-sync-delimited"
-    send(sock, {"return": asked["arguments"]["id"]}, b"\xff")  # type: ignore[index]
+    assert synced(sock, line(sock))
+
+
+def synced(sock: socket.socket, asked: dict[str, Any]) -> bool:
+    """Whether it was that, and is answered."""
+    if asked["execute"] != "guest-sync-delimited":
+        return False
+    send(sock, {"return": asked["arguments"]["id"]}, b"\xff")
+    return True
 
 
 def answering(*answers: object) -> Behaviour:
-    """Answers commands in this order, over as many connections as they come by, then hangs up."""
+    """Answers commands in this order, in as many conversations and over as many connections as they come by, then
+    hangs up."""
     left = list(answers)
 
     def behave(sock: socket.socket) -> None:
         sync(sock)
         while left:
-            line(sock)
-            send(sock, left.pop(0))
+            if not synced(sock, line(sock)):
+                send(sock, left.pop(0))
 
     return behave
 
@@ -107,6 +114,63 @@ def until_closed(sock: socket.socket) -> None:
 def test_ping(server: Server, agent: GuestAgent) -> None:
     server.behaviour = answering({"return": {}})
     assert agent.ping(2)
+
+
+def test_a_connection_is_held_between_calls(server: Server, agent: GuestAgent) -> None:
+    accepted = []
+    answers = answering(*[{"return": {}}] * 2, {"error": {"desc": "no"}}, *[{"return": {}}] * 4)
+
+    def behave(sock: socket.socket) -> None:
+        accepted.append(1)
+        answers(sock)
+
+    server.behaviour = behave
+    agent.hold(2)
+    agent.hold(2)
+    assert agent.ping(2)
+    assert agent.ping(2)
+    with pytest.raises(Refused):
+        agent.call("guest-info", timeout=2)
+    assert agent.ping(2)
+    assert accepted == [1]
+    agent.let_go()
+    assert agent.ping(2)
+    assert agent.ping(2)
+    assert accepted == [1, 1, 1]
+
+
+def test_a_connection_that_was_hung_up_is_made_again(server: Server, agent: GuestAgent) -> None:
+    server.behaviour = answering({"return": {}})
+    agent.hold(2)
+    assert agent.ping(2)
+    server.behaviour = answering({"return": {}})
+    assert agent.ping(2)
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_who_is_not_answered_hangs_up_and_connects_again(server: Server, agent: GuestAgent, synced: bool) -> None:
+    """What comes late is not taken for another answer, and a guest agent that has yet to answer is rid of it."""
+    accepted = []
+
+    def behave(sock: socket.socket) -> None:
+        accepted.append(1)
+        if len(accepted) == 2 or synced:
+            sync(sock)
+            line(sock)
+        if len(accepted) == 2:
+            send(sock, {"return": "now"})
+        until_closed(sock)
+
+    server.behaviour = behave
+    agent.hold(2)
+    with pytest.raises(Unavailable):
+        agent.call("guest-info", timeout=0.2)
+    deadline = clock.monotonic() + 2
+    while len(accepted) < 2:
+        assert clock.monotonic() < deadline
+        clock.sleep(0.01)
+    assert agent.call("guest-info", timeout=2) == "now"
+    assert len(accepted) == 2
 
 
 def b64(data: bytes) -> str:

@@ -27,8 +27,13 @@ MAX_OUTPUT = 1024 * 1024  # bytes of each stream that we hand on
 MAX_INPUT = 256 * 1024
 CHUNK = 64 * 1024
 CLOSE_WAIT = 2.0  # seconds
+AGAIN_WAIT = 1.0  # seconds for QEMU to take another connection
 _DELIMITER = b"\xff"
 _CRYPT = re.compile(r"\$[0-9a-z]{1,3}\$[./A-Za-z0-9$=,]{8,400}")  # crypt(5); never what would be another line
+
+
+class _HungUp(Unavailable):
+    """Nobody is at the other end."""
 
 
 def check_hash(password_hash: str) -> None:
@@ -43,22 +48,25 @@ class GuestAgent:
     def __init__(self, connect: Callable[[float], socket.socket]) -> None:
         self._connect = connect
         self._lock = threading.Lock()
-        self._early: socket.socket | None = None  # for the next conversation
+        self._held: socket.socket | None = None
+        self._holds = False
 
-    def connect_early(self, timeout: float) -> None:
-        """Connect now for the next conversation: where nobody is connected, the guest agent looks every 100 ms only.
-        Raises Unavailable."""
-        self.use(self._connected(timeout))
+    def hold(self, timeout: float) -> None:
+        """Be connected from now on. Where nobody is, a guest agent is busy with looking, ten times a second, and with
+        nothing else when it has yet to answer. Raises Unavailable, and it is tried again with the next conversation."""
+        self._holds = True
+        if self._held is None:
+            self._held = self._connected(timeout)
 
     def use(self, sock: socket.socket) -> None:
-        """The next conversation is over this connection, over which nothing is on its way."""
+        """Hold this connection, over which nothing is on its way."""
         self.let_go()
-        self._early = sock
+        self._held, self._holds = sock, True
 
     def let_go(self) -> None:
-        """Of a connection for a conversation that nobody has begun."""
-        sock, self._early = self._early, None
-        if sock:
+        """Be connected for conversations only."""
+        self._holds = False
+        if sock := self._taken():
             sock.close()
 
     def ping(self, timeout: float) -> bool:
@@ -197,11 +205,54 @@ class GuestAgent:
 
     @contextmanager
     def _begun(self, deadline: float, limit: int) -> Iterator["Talk"]:
-        early, self._early = self._early, None
-        with early or self._connected(_left(deadline)) as sock:
-            talk = Talk(sock, deadline, limit)
-            talk.sync()
+        talk = self._synced(deadline, limit)
+        try:
             yield talk
+        except (NotFound, Refused):
+            self._keep(talk.sock)
+            raise
+        except BaseException:
+            self._renew(talk.sock)
+            raise
+        self._keep(talk.sock)
+
+    def _keep(self, sock: socket.socket) -> None:
+        """All that was asked over it was answered."""
+        if self._holds:
+            self._held = sock
+        else:
+            sock.close()
+
+    def _renew(self, sock: socket.socket) -> None:
+        """Something may be on its way over it."""
+        sock.close()
+        if self._holds:
+            with contextlib.suppress(Unavailable, Refused):
+                self.hold(AGAIN_WAIT)
+
+    def _synced(self, deadline: float, limit: int) -> "Talk":
+        """Over the connection that is held, or over a new one where that has been hung up."""
+        if held := self._taken():
+            with contextlib.suppress(_HungUp):
+                return self._talk(held, deadline, limit)
+        return self._talk(self._connected(_left(deadline)), deadline, limit)
+
+    def _talk(self, sock: socket.socket, deadline: float, limit: int) -> "Talk":
+        """What comes from now on answers what is said from now on."""
+        talk = Talk(sock, deadline, limit)
+        try:
+            talk.sync()
+        except _HungUp:
+            sock.close()
+            raise
+        except BaseException:
+            self._renew(sock)
+            raise
+        return talk
+
+    def _taken(self) -> socket.socket | None:
+        sock, self._held = self._held, None
+        return sock
 
     def _connected(self, timeout: float) -> socket.socket:
         try:
@@ -214,7 +265,7 @@ class Talk:
     """A conversation with the guest agent."""
 
     def __init__(self, sock: socket.socket, deadline: float, limit: int) -> None:
-        self._sock = sock
+        self.sock = sock
         self._deadline = deadline
         self._limit = limit
         self._reader = _Reader(sock, deadline, limit)
@@ -222,25 +273,25 @@ class Talk:
     def sync(self) -> None:
         """Begin anew: what comes from now on answers what is said from now on."""
         token = secrets.randbits(31)
-        _send(self._sock, _DELIMITER + _line("guest-sync-delimited", {"id": token}), self._deadline)
+        _send(self.sock, _DELIMITER + _line("guest-sync-delimited", {"id": token}), self._deadline)
         self._reader.skip_past(_DELIMITER)
         while _json(self._reader.line()).get("return") != token:  # an older call's answer
             self._reader.skip_past(_DELIMITER)
 
     def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
         """One command and its answer. Raises as `GuestAgent.call`."""
-        _send(self._sock, _line(command, arguments), self._deadline)
+        _send(self.sock, _line(command, arguments), self._deadline)
         self._reader.expect(self._limit)
         return _returned(_json(self._reader.line()), command)
 
     def tell(self, command: str, arguments: dict[str, Any] | None = None) -> None:
         """A command that is answered only when it is refused; the last of a conversation. Raises Refused."""
-        _send(self._sock, _line(command, arguments), self._deadline)
-        _refusal(self._sock, command)
+        _send(self.sock, _line(command, arguments), self._deadline)
+        _refusal(self.sock, command)
 
     def kept(self) -> socket.socket:
         """The connection, for a later conversation: it stays when this one ends."""
-        return self._sock.dup()
+        return self.sock.dup()
 
     def read_file(self, path: str, limit: int = 64 * 1024) -> str:
         """A small file of the guest. Raises NotFound, and as `GuestAgent.call`."""
@@ -328,7 +379,7 @@ class _Reader:
         except OSError as e:
             raise _unreachable(e) from e
         if not data:
-            raise Unavailable("the guest agent's channel was closed")
+            raise _HungUp("the guest agent's channel was closed")
         self._taken += len(data)
         if self._taken > self._limit:
             raise Unavailable(f"the guest agent's answer is over {self._limit // 1024} KiB")
@@ -352,8 +403,8 @@ def _send(sock: socket.socket, data: bytes, deadline: float) -> None:
         raise _unreachable(e) from e
 
 
-def _unreachable(error: OSError) -> Unavailable:
-    return Unavailable(f"the guest agent can't be reached: {error}")
+def _unreachable(error: OSError) -> _HungUp:
+    return _HungUp(f"the guest agent can't be reached: {error}")
 
 
 def _refusal(sock: socket.socket, command: str) -> None:

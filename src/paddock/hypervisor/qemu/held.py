@@ -154,8 +154,8 @@ class Held:
             with start.plain_errors(directory):
                 record.write_run(directory, run)
                 scope.put_into_scope(machine.uuid, machine.name, ready.process.pid)
-                live.control()
                 live.agent.use(ready.agent)
+                live.control()
             self._pinning.place(machine.uuid, live)
         except BaseException as e:
             self._stillborn(slot, live, str(e))

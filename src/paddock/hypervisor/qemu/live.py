@@ -19,6 +19,7 @@ from paddock.machine.state import Phase
 QUIT_WAIT = 3.0  # seconds that QEMU has to end after it was told so (which takes 2 s at most), or killed
 LOG_SEEN = 64 * 1024  # bytes of QEMU's log that are looked at
 QMP_WAIT = 3.0  # seconds for a hung QEMU to answer before we say so
+AGENT_WAIT = 3.0  # seconds for QEMU to take a connection to the guest agent
 GUEST_SHUTDOWN = "the guest shut itself down"
 RESCUE_LEFT = "it was restarted out of the rescue system"
 _RESETS = {"guest-reset", "host-qmp-system-reset"}  # why a QEMU with -no-reboot is asked to end
@@ -81,8 +82,10 @@ class Live:
             return self.qmp
 
     def attach(self, qmp: Qmp) -> None:
-        """Use this connection from now on."""
+        """Use this connection from now on, and hold one to the guest agent too."""
         self.qmp = qmp
+        with contextlib.suppress(Unavailable, Refused):
+            self.agent.hold(AGENT_WAIT)
         self.status = qmp.status
         if qmp.status == "shutdown":
             self.thread.post(self._quit(rebooting=self._was_reset()))

@@ -23,7 +23,6 @@ from paddock.hypervisor.qemu.warm.store import Record
 from paddock.machine.spec import Machine
 from paddock.machine.state import Fork, Phase, Progress
 
-AGENT_WAIT = 5.0  # seconds for QEMU to take a connection to a guest agent
 TIME_WAIT = 5.0  # seconds for a guest agent to take the time
 
 log = logging.getLogger(__name__)
@@ -207,7 +206,6 @@ class Runs(Held):
         live, run = self._spawn(slot, machine, words, run)
         disks.use(slot.directory)
         try:
-            live.agent.connect_early(AGENT_WAIT)
             found.way.read(live, self._layout.warm_image(found.id))
         except BaseException as e:
             self._stillborn(slot, live, str(e))

@@ -232,7 +232,6 @@ class Pool:
             if qmp is None:
                 raise Unavailable(f"QEMU does not start: {process.last_words(directory)}")
             live.attach(qmp)
-            live.agent.connect_early(PING_SECONDS)
             record.way.read(live, self._layout.warm_image(record.id))
             live.execute("cont")
             with live.agent.conversation(PING_SECONDS) as talk:
