@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -49,6 +50,16 @@ def test_the_progress_counts_bytes(host: QemuHypervisor, source: Path) -> None:
     image = make_image(source)
     progress = bring(host, image, source)
     assert progress.bytes_done == progress.bytes_total == sum(f.size for f in image.files)
+
+
+def test_the_first_disks_of_an_image_at_once(host: QemuHypervisor, image: ImageManifest, tmp_path: Path) -> None:
+    """What they are copies of is made once."""
+    machines = [uuid4() for _ in range(12)]
+    with ThreadPoolExecutor(len(machines)) as threads:
+        list(threads.map(lambda machine: host.disks.ensure_disk(machine, system(image), 1), machines))
+    sizes = {virtual_size(state(tmp_path) / "machines" / str(machine) / "system.qcow2") for machine in machines}
+    assert sizes == {DISK_SIZE}
+    assert [path.name for path in (state(tmp_path) / "overlays").iterdir()] == [f"{image.sha256}-{DISK_SIZE}.qcow2"]
 
 
 def damage(how: str, disk: Path) -> None:

@@ -5,6 +5,7 @@ import errno
 import os
 import shutil
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from paddock.machine.spec import GIB, Disk
 SECTOR = 512
 WARM_DISK = "system.qcow2"  # a warm image's
 _DATA_FILE = 4  # qcow2's incompatible feature of that bit
+_MAKING = threading.Lock()  # of what is copied for all
 
 
 def ensure(layout: Layout, machine: UUID, disk: Disk, manifest: ImageManifest) -> None:
@@ -85,8 +87,7 @@ def stand_on_warm(layout: Layout, directory: MachineDir, warm: str, size: int) -
     empty = layout.overlays / f"{warm}-{size}.qcow2"
 
     def make() -> None:
-        if not empty.exists():
-            _make_empty(empty, warm_file(warm, WARM_DISK), size)
+        _ensure_empty(empty, warm_file(warm, WARM_DISK), size)
         files.write_whole(directory.root / "warm", warm.encode(), sync=False)
         try:
             _put(directory, empty)
@@ -144,8 +145,7 @@ def _make(layout: Layout, directory: MachineDir, disk: Disk) -> None:
     """
     image = disk.image or ""
     empty = layout.overlay(image, disk.size)
-    if not empty.exists():
-        _make_empty(empty, image_file(image, Role.DISK), disk.size)
+    _ensure_empty(empty, image_file(image, Role.DISK), disk.size)
     first = not directory.system_disk.exists()
     if first:
         files.write_whole(directory.root / "image", image.encode())
@@ -191,6 +191,14 @@ def _stopped(directory: MachineDir) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def _ensure_empty(path: Path, backing: str, size: int) -> None:
+    """Made once, by whoever is first, for all who ask for it in the same moment."""
+    if not path.exists():
+        with _MAKING:
+            if not path.exists():
+                _make_empty(path, backing, size)
 
 
 def _make_empty(path: Path, backing: str, size: int) -> None:
