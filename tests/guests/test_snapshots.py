@@ -16,7 +16,9 @@ from paddock.base import clock, run
 from paddock.base.errors import DiskFull, Refused, Unavailable
 from paddock.hypervisor.qemu import copies, freeze, metrics
 from paddock.hypervisor.qemu import snapshot as snapshots
+from paddock.hypervisor.qemu.copies import Copy
 from paddock.hypervisor.qemu.driver import QemuHypervisor
+from paddock.hypervisor.qemu.live import Live
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import GIB, Machine, Power
 from paddock.machine.state import Snapshot
@@ -177,6 +179,20 @@ def test_a_dropped_copy_ends_in_qemu_too(paused: Node, monkeypatch: pytest.Monke
     assert not list(paused.directory.glob("snapshot-*"))
 
 
+def test_a_machine_that_ends_while_its_snapshot_is_given_up(paused: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    _slow_from_the_start(monkeypatch)
+    snapshot = uuid4()
+    until(lambda: paused.ask(snapshot).bytes_done)
+
+    def too_late(_: Copy, live: Live) -> None:
+        live.process.kill()
+        raise Unavailable("QEMU's monitor can't be reached")
+
+    monkeypatch.setattr(copies, "cancel", too_late)
+    paused.host.disks.drop_snapshot(paused.uuid, snapshot, 1)
+    assert not list(paused.directory.glob("snapshot-*"))
+
+
 @pytest.mark.parametrize("how", ["off", "killed", "removed"])
 def test_a_machine_that_ends_in_the_middle(paused: Node, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     _slow_from_the_start(monkeypatch)
@@ -325,7 +341,9 @@ import os, sys
 from pathlib import Path
 from uuid import UUID
 from paddock.hypervisor.qemu import copies, freeze
+from paddock.hypervisor.qemu.copies import Copy
 from paddock.hypervisor.qemu.driver import QemuHypervisor
+from paddock.hypervisor.qemu.live import Live
 
 host = QemuHypervisor(Path(sys.argv[1]), "tcg")
 class Nobody:

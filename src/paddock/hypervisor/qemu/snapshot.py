@@ -27,6 +27,7 @@ from paddock.machine.spec import Frozen
 from paddock.machine.state import Phase, Snapshot
 
 UNKNOWN = "the node agent ended in the moment of the snapshot, so it is not known whether they stood still"
+ENDING_WAIT = 3.0  # seconds for a QEMU that is silent to be gone
 RESTARTS = 3  # times that a copy is begun again because the machine was started under it
 
 log = logging.getLogger(__name__)
@@ -243,9 +244,14 @@ def read_record(copy: Copy) -> Record | None:
 
 
 def give_up(copy: Copy, known: Record | None, live: Live | None) -> None:
-    """End the copy and remove what is left of it, its target excepted. Raises Unavailable when QEMU is silent."""
+    """End the copy and remove what is left of it, its target excepted. Raises Unavailable when QEMU is silent,
+    and not for being about to end."""
     if known and known.pid and live and live.process.pid == known.pid:
-        copies.cancel(copy, live)
+        try:
+            copies.cancel(copy, live)
+        except Unavailable:
+            if not live.process.gone(ENDING_WAIT):
+                raise
     copy.remove()
     _path(copy).unlink(missing_ok=True)
     if known:
