@@ -28,6 +28,7 @@ MAKING_SECONDS = 1800.0
 PING_SECONDS = 60.0
 IDLE_SECONDS = 60.0
 MANY = 50
+STARTS = 8  # rounds of single starts, at least: two of them differ by a half
 SHARING = 4
 
 _numbers = count()
@@ -74,7 +75,7 @@ class WarmGuests:
         ours: list[float] = []
         itself: list[float] = []
         raw: list[float] = []
-        for _ in range(self.rounds):
+        for _ in range(max(self.rounds, STARTS)):
             self._wait_held()
             clock.sleep(SETTLE)
             asked = clock.now().timestamp()

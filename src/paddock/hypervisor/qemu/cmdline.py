@@ -29,6 +29,7 @@ WARM = "warm0"  # the memory of one that began from a warm image, or is to becom
 WARM_PORT = "rp0"  # where the network card of such a machine is plugged in
 NOT_NESTED = "host,vmx=off,svm=off"
 TCG_CACHE_MIB = 256  # of translated code, at most; QEMU's own limit is 1 GiB, more than our small guests have
+TCG_CACHE_WARM_MIB = 128  # the same where its guest has booted already (docs/decisions/0008)
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _MAC = re.compile(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z0-9._+-]+")
@@ -114,12 +115,16 @@ def _process(machine: Machine, binary: Binary, paused: bool) -> list[str]:
     ]  # fmt: skip
 
 
+def _tcg_cache_mib(warm: Warm | None) -> int:
+    return TCG_CACHE_WARM_MIB if warm and not warm.alone else TCG_CACHE_MIB
+
+
 def _board(machine: Machine, binary: Binary, accelerator: Accelerator, warm: Warm | None) -> list[str]:
     kvm = accelerator == Accelerator.KVM
     kind = _plain(machine.machine_type, "machine_type")
     return [
         "-machine", f"{kind},usb=off,vmport=off{_firmware(machine)}{_backend(machine, warm)}",
-        "-accel", "kvm" if kvm else f"tcg,tb-size={TCG_CACHE_MIB}",
+        "-accel", "kvm" if kvm else f"tcg,tb-size={_tcg_cache_mib(warm)}",
         "-cpu", ("host" if machine.nested else NOT_NESTED) if kvm else "max",
         "-smp", _cpus(machine),
         "-m", _memory(machine),
