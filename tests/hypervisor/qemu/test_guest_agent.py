@@ -13,7 +13,8 @@ import pytest
 
 from paddock.base import clock
 from paddock.base.errors import NotFound, Refused, Unavailable
-from paddock.hypervisor.qemu.guest_agent import MAX_OUTPUT, GuestAgent
+from paddock.hypervisor.qemu.guest_agent import GuestAgent
+from paddock.hypervisor.qemu.guest_talk import MAX_OUTPUT
 from paddock.machine.state import FileChunk
 
 Behaviour = Callable[[socket.socket], None]

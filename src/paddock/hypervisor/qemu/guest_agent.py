@@ -1,39 +1,38 @@
 """A small client of the QEMU guest agent: synchronous, one conversation at a time, and not to be harmed by the guest.
 
-Whatever the guest sends, a call ends in its time and takes bounded memory. Each conversation first says
-`guest-sync-delimited` and skips all before the 0xFF byte of its answer: rests of calls that were given up.
+Whatever the guest sends, a call ends in its time and takes bounded memory.
 """
 
 import base64
-import binascii
 import contextlib
-import json
 import re
-import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from paddock.base import clock
 from paddock.base.errors import NotFound, Refused, Unavailable
+from paddock.hypervisor.qemu.guest_talk import (
+    MAX_OUTPUT,
+    File,
+    HungUp,
+    Talk,
+    data_of,
+    field,
+    left,
+    text_of,
+    unreachable,
+)
 from paddock.machine.state import FileChunk, GuestResult
 
 MAX_REPLY = 1024 * 1024  # bytes
 MAX_EXEC_REPLY = 48 * 1024 * 1024  # the guest agent keeps up to 16 MiB of each stream, sent as base64
-MAX_OUTPUT = 1024 * 1024  # bytes of each stream that we hand on
 MAX_INPUT = 256 * 1024
-CHUNK = 64 * 1024
 CLOSE_WAIT = 2.0  # seconds
 AGAIN_WAIT = 1.0  # seconds for QEMU to take another connection
-_DELIMITER = b"\xff"
 _CRYPT = re.compile(r"\$[0-9a-z]{1,3}\$[./A-Za-z0-9$=,]{8,400}")  # crypt(5); never what would be another line
-
-
-class _HungUp(Unavailable):
-    """Nobody is at the other end."""
 
 
 def check_hash(password_hash: str) -> None:
@@ -55,8 +54,11 @@ class GuestAgent:
         """Be connected from now on. Where nobody is, a guest agent is busy with looking, ten times a second, and with
         nothing else when it has yet to answer. Raises Unavailable, and it is tried again with the next conversation."""
         self._holds = True
-        if self._held is None:
-            self._held = self._connected(timeout)
+        if self._lock.acquire(blocking=False):  # else somebody is connected, and leaves that to be held
+            try:
+                self._held = self._held or self._connected(timeout)
+            finally:
+                self._lock.release()
 
     def use(self, sock: socket.socket) -> None:
         """Hold this connection, over which nothing is on its way."""
@@ -91,7 +93,7 @@ class GuestAgent:
         """A small file of the guest; None when there is no such file. Raises Unavailable."""
         try:
             with self._opened(path, "r", 0, timeout) as file:
-                return _decoded(file.ask("guest-file-read", count=limit), "buf-b64")
+                return text_of(file.ask("guest-file-read", count=limit), "buf-b64")
         except (NotFound, Refused):
             return None
 
@@ -99,10 +101,10 @@ class GuestAgent:
         """Part of a file of any size. Raises NotFound, and as `call`."""
         with self._opened(path, "rb", offset, timeout) as file:
             answer = file.ask("guest-file-read", count=limit)
-        data = _bytes(answer, "buf-b64")
+        data = data_of(answer, "buf-b64")
         if len(data) > limit:
             raise Unavailable(f"the guest agent gave {len(data)} bytes where {limit} were asked for")
-        return FileChunk(data=data, end=_field(answer, "eof", bool))
+        return FileChunk(data=data, end=field(answer, "eof", bool))
 
     def write_chunk(self, path: str, offset: int, data: bytes, timeout: float) -> None:
         """Write into a file that is there. Raises NotFound, and as `call`."""
@@ -111,12 +113,12 @@ class GuestAgent:
                 data = data[file.write(data) :]
 
     @contextmanager
-    def _opened(self, path: str, mode: str, offset: int, timeout: float) -> Iterator["_File"]:
+    def _opened(self, path: str, mode: str, offset: int, timeout: float) -> Iterator["File"]:
         """A guest's file, which is closed when this ends. What is written is in it only when this ends well."""
         file = None
         try:
             with self.conversation(timeout) as talk:
-                file = _File.open(talk, path, mode)
+                file = File.open(talk, path, mode)
                 if offset:
                     file.ask("guest-file-seek", offset=offset, whence=0)
                 yield file
@@ -134,7 +136,7 @@ class GuestAgent:
     def launch(self, argv: tuple[str, ...], stdin: str, timeout: float) -> int:
         """Start a command in the guest and don't wait for it. Returns its process id there. Raises as `call`."""
         arguments = {"path": argv[0], "arg": list(argv[1:]), "input-data": base64.b64encode(stdin.encode()).decode()}
-        return int(_field(self.call("guest-exec", arguments, timeout), "pid", int))
+        return int(field(self.call("guest-exec", arguments, timeout), "pid", int))
 
     def exec(self, argv: tuple[str, ...], stdin: str, timeout: float) -> GuestResult:
         """Run a command in the guest. Raises Refused when the guest agent will not, Unavailable when it is silent or
@@ -147,20 +149,20 @@ class GuestAgent:
         arguments: dict[str, Any] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
         if stdin:
             arguments["input-data"] = base64.b64encode(stdin.encode()).decode()
-        answer = self.call("guest-exec", arguments, _left(deadline))
-        return self._wait_for(_field(answer, "pid", int), argv, deadline, timeout)
+        answer = self.call("guest-exec", arguments, left(deadline))
+        return self._wait_for(field(answer, "pid", int), argv, deadline, timeout)
 
     def _wait_for(self, pid: int, argv: tuple[str, ...], deadline: float, timeout: float) -> GuestResult:
         pause = 0.005
         late = Unavailable(f"{argv[0]} did not end within {timeout:g} s; it goes on in the guest as {pid}")
         while True:
             try:
-                answer = self.call("guest-exec-status", {"pid": pid}, _left(deadline), MAX_EXEC_REPLY)
+                answer = self.call("guest-exec-status", {"pid": pid}, left(deadline), MAX_EXEC_REPLY)
             except Unavailable as e:
                 if clock.monotonic() < deadline:
                     raise
                 raise late from e
-            if _field(answer, "exited", bool):
+            if field(answer, "exited", bool):
                 return _result(answer)
             if clock.monotonic() + pause >= deadline:
                 raise late
@@ -228,21 +230,21 @@ class GuestAgent:
         sock.close()
         if self._holds:
             with contextlib.suppress(Unavailable, Refused):
-                self.hold(AGAIN_WAIT)
+                self._held = self._connected(AGAIN_WAIT)
 
     def _synced(self, deadline: float, limit: int) -> "Talk":
         """Over the connection that is held, or over a new one where that has been hung up."""
         if held := self._taken():
-            with contextlib.suppress(_HungUp):
+            with contextlib.suppress(HungUp):
                 return self._talk(held, deadline, limit)
-        return self._talk(self._connected(_left(deadline)), deadline, limit)
+        return self._talk(self._connected(left(deadline)), deadline, limit)
 
     def _talk(self, sock: socket.socket, deadline: float, limit: int) -> "Talk":
         """What comes from now on answers what is said from now on."""
         talk = Talk(sock, deadline, limit)
         try:
             talk.sync()
-        except _HungUp:
+        except HungUp:
             sock.close()
             raise
         except BaseException:
@@ -258,207 +260,7 @@ class GuestAgent:
         try:
             return self._connect(timeout)
         except OSError as e:
-            raise _unreachable(e) from e
-
-
-class Talk:
-    """A conversation with the guest agent."""
-
-    def __init__(self, sock: socket.socket, deadline: float, limit: int) -> None:
-        self.sock = sock
-        self._deadline = deadline
-        self._limit = limit
-        self._reader = _Reader(sock, deadline, limit)
-
-    def sync(self) -> None:
-        """Begin anew: what comes from now on answers what is said from now on."""
-        token = secrets.randbits(31)
-        _send(self.sock, _DELIMITER + _line("guest-sync-delimited", {"id": token}), self._deadline)
-        self._reader.skip_past(_DELIMITER)
-        while _json(self._reader.line()).get("return") != token:  # an older call's answer
-            self._reader.skip_past(_DELIMITER)
-
-    def ask(self, command: str, arguments: dict[str, Any] | None = None) -> Any:
-        """One command and its answer. Raises as `GuestAgent.call`."""
-        _send(self.sock, _line(command, arguments), self._deadline)
-        self._reader.expect(self._limit)
-        return _returned(_json(self._reader.line()), command)
-
-    def tell(self, command: str, arguments: dict[str, Any] | None = None) -> None:
-        """A command that is answered only when it is refused; the last of a conversation. Raises Refused."""
-        _send(self.sock, _line(command, arguments), self._deadline)
-        _refusal(self.sock, command)
-
-    def kept(self) -> socket.socket:
-        """The connection, for a later conversation: it stays when this one ends."""
-        return self.sock.dup()
-
-    def read_file(self, path: str, limit: int = 64 * 1024) -> str:
-        """A small file of the guest. Raises NotFound, and as `GuestAgent.call`."""
-        file = _File.open(self, path, "r")
-        found = _decoded(file.ask("guest-file-read", count=limit), "buf-b64")
-        file.close()
-        return found
-
-    def write_pipe(self, path: str, data: bytes) -> None:
-        """Write into a named pipe that somebody in the guest reads, and close it. Raises NotFound, and as `call`."""
-        file = _File.open(self, path, "w")
-        written = file.write(data)
-        file.close()
-        if written != len(data):
-            raise Unavailable(f"the guest agent says it wrote {written} of {len(data)} bytes")
-
-
-@dataclass
-class _File:
-    """A file that the guest agent has open."""
-
-    talk: Talk
-    handle: int
-    closed: bool = False
-
-    @classmethod
-    def open(cls, talk: Talk, path: str, mode: str) -> "_File":
-        try:
-            return cls(talk, talk.ask("guest-file-open", {"path": path, "mode": mode}))
-        except Refused as e:
-            if "No such file" in e.message:
-                raise NotFound(f"there is no file {path} in the guest") from e
-            raise
-
-    def ask(self, command: str, **arguments: object) -> Any:
-        return self.talk.ask(command, {"handle": self.handle, **arguments})
-
-    def write(self, data: bytes) -> int:
-        """Returns how many bytes it took."""
-        written = _field(self.ask("guest-file-write", **{"buf-b64": base64.b64encode(data).decode()}), "count", int)
-        if not 0 < written <= len(data):
-            raise Unavailable(f"the guest agent says it wrote {written} of {len(data)} bytes")
-        return int(written)
-
-    def close(self) -> None:
-        self.ask("guest-file-close")
-        self.closed = True
-
-
-class _Reader:
-    """Bytes from the guest until a delimiter, in limited time and memory."""
-
-    def __init__(self, sock: socket.socket, deadline: float, limit: int) -> None:
-        self._sock = sock
-        self._deadline = deadline
-        self._limit = limit
-        self._taken = 0
-        self._buffer = bytearray()
-
-    def expect(self, limit: int) -> None:
-        """Another answer of at most `limit` bytes."""
-        self._taken, self._limit = len(self._buffer), limit
-
-    def skip_past(self, delimiter: bytes) -> None:
-        while (at := self._buffer.find(delimiter)) < 0:
-            self._buffer.clear()
-            self._more()
-        del self._buffer[: at + 1]
-
-    def line(self) -> bytes:
-        searched = 0
-        while (at := self._buffer.find(b"\n", searched)) < 0:
-            searched = len(self._buffer)
-            self._more()
-        found = bytes(self._buffer[:at])
-        del self._buffer[: at + 1]
-        return found
-
-    def _more(self) -> None:
-        self._sock.settimeout(_left(self._deadline))
-        try:
-            data = self._sock.recv(CHUNK)
-        except TimeoutError as e:
-            raise Unavailable("the guest agent does not answer") from e
-        except OSError as e:
-            raise _unreachable(e) from e
-        if not data:
-            raise _HungUp("the guest agent's channel was closed")
-        self._taken += len(data)
-        if self._taken > self._limit:
-            raise Unavailable(f"the guest agent's answer is over {self._limit // 1024} KiB")
-        self._buffer += data
-
-
-def _line(command: str, arguments: dict[str, Any] | None) -> bytes:
-    message: dict[str, Any] = {"execute": command}
-    if arguments:
-        message["arguments"] = arguments
-    return json.dumps(message).encode() + b"\n"
-
-
-def _send(sock: socket.socket, data: bytes, deadline: float) -> None:
-    sock.settimeout(_left(deadline))
-    try:
-        sock.sendall(data)
-    except TimeoutError as e:
-        raise Unavailable("the guest agent does not read") from e
-    except OSError as e:
-        raise _unreachable(e) from e
-
-
-def _unreachable(error: OSError) -> _HungUp:
-    return _HungUp(f"the guest agent can't be reached: {error}")
-
-
-def _refusal(sock: socket.socket, command: str) -> None:
-    """An error that comes at once, for a command whose success is silent."""
-    sock.settimeout(0.1)
-    try:
-        data = sock.recv(CHUNK)
-    except TimeoutError:
-        return
-    except OSError as e:
-        raise _unreachable(e) from e
-    if data.strip():
-        _returned(_json(data.split(b"\n")[0]), command)
-
-
-def _json(line: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as e:
-        raise Unavailable("the guest agent's answer is not JSON") from e
-    if not isinstance(value, dict):
-        raise Unavailable("the guest agent's answer is not an object")
-    return value
-
-
-def _returned(answer: dict[str, Any], command: str) -> Any:
-    if "return" in answer:
-        return answer["return"]
-    error = answer.get("error")
-    said = str(error.get("desc", error))[:500] if isinstance(error, dict) else "an answer without result"
-    raise Refused(f"the guest agent refuses {command}: {said}")
-
-
-def _field(answer: Any, name: str, kind: type[Any]) -> Any:
-    value = answer.get(name) if isinstance(answer, dict) else None
-    if not isinstance(value, kind):
-        raise Unavailable(f"the guest agent's answer has no {name}")
-    return value
-
-
-def _bytes(answer: Any, name: str) -> bytes:
-    text = answer.get(name, "") if isinstance(answer, dict) else None
-    try:
-        return base64.b64decode(text, validate=True)  # type: ignore[arg-type]
-    except (TypeError, ValueError, binascii.Error) as e:
-        raise Unavailable(f"the guest agent's {name} is not base64") from e
-
-
-def _decoded(answer: Any, name: str) -> str:
-    text = answer.get(name, "") if isinstance(answer, dict) else None
-    try:
-        return base64.b64decode(text, validate=False)[:MAX_OUTPUT].decode(errors="replace")  # type: ignore[arg-type]
-    except (TypeError, ValueError, binascii.Error) as e:
-        raise Unavailable(f"the guest agent's {name} is not base64") from e
+            raise unreachable(e) from e
 
 
 def _result(answer: dict[str, Any]) -> GuestResult:
@@ -466,16 +268,8 @@ def _result(answer: dict[str, Any]) -> GuestResult:
     killed_by = answer.get("signal")
     return GuestResult(
         exit_code=code if isinstance(code, int) else 128 + killed_by if isinstance(killed_by, int) else 255,
-        stdout=_decoded(answer, "out-data"),
-        stderr=_decoded(answer, "err-data"),
+        stdout=text_of(answer, "out-data"),
+        stderr=text_of(answer, "err-data"),
         truncated=bool(answer.get("out-truncated") or answer.get("err-truncated"))
         or any(len(str(answer.get(name, ""))) > MAX_OUTPUT * 4 / 3 + 4 for name in ("out-data", "err-data")),
     )
-
-
-def _left(deadline: float) -> float:
-    """Seconds until then. Raises Unavailable when it is past."""
-    left = deadline - clock.monotonic()
-    if left <= 0:
-        raise Unavailable("the guest agent does not answer in time")
-    return left
