@@ -187,6 +187,13 @@ class Cloud:
             assert clock.monotonic() < end, self.host().machines.readiness(row.uuid)
             clock.sleep(0.1)
 
+    def agent_answers(self, row: Server) -> None:
+        """Wait until its guest agent does: SSH may be there before."""
+        end = clock.monotonic() + 120
+        while self.real and "agent" not in self.host().machines.readiness(row.uuid).by:
+            assert clock.monotonic() < end, self.host().machines.readiness(row.uuid)
+            clock.sleep(0.1)
+
     def nothing_left(self) -> None:
         """No server anywhere: no row, no machine, no claim, no port; and no directory and process where it is real."""
         assert not Server.objects.exists()

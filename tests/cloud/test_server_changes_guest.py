@@ -17,7 +17,7 @@ def done(cloud: Cloud, action: Action) -> None:
 
 
 def in_guest(cloud: Cloud, row: Server, *argv: str) -> str:
-    cloud.boot(row)
+    cloud.agent_answers(row)
     result = cloud.host().guest.exec(row.uuid, argv, "", 60)
     assert result.exit_code == 0, result.stderr
     return result.stdout.strip()

@@ -18,6 +18,7 @@ from paddock.hypervisor.qemu import copies, freeze, metrics
 from paddock.hypervisor.qemu import snapshot as snapshots
 from paddock.hypervisor.qemu.copies import Copy
 from paddock.hypervisor.qemu.driver import QemuHypervisor
+from paddock.hypervisor.qemu.guest_agent import GuestAgent
 from paddock.hypervisor.qemu.live import Live
 from paddock.machine.image import ImageManifest
 from paddock.machine.spec import GIB, Machine, Power
@@ -398,8 +399,13 @@ def test_a_password_is_changed_in_the_running_guest(tiny: Node) -> None:
         tiny.host.guest.set_password(tiny.uuid, "nobody-of-this-name", hashed)
 
 
+def _patient(agent: GuestAgent, command: str, timeout: float) -> object:
+    return agent.call(command, timeout=timeout)
+
+
 def test_what_a_guest_uses_is_measured(tiny: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "AGENT_WAIT", 10.0)  # the host of a test may be busy
+    monkeypatch.setattr(GuestAgent, "call_if_free", _patient)  # and so may the guest agent be, with the meter itself
     meter = tiny.host.machines._meter
     meter._patience.until.clear()
     meter._store._last.clear()  # two samples within half a minute are one otherwise
