@@ -220,6 +220,14 @@ def test_what_its_memory_is(image: ImageManifest) -> None:
         assert memory(warm) == "memory-backend-ram,id=warm0,size=64M"
 
 
+@pytest.mark.parametrize(("warm", "cache"), [
+    (None, 256), (SHARED.template(), 256), (COPIED.template(), 256), (SHARED.heir("x"), 128), (COPIED.heir("x"), 128),
+])  # fmt: skip
+def test_whose_guest_has_booted_keeps_less_translated(image: ImageManifest, warm: Warm | None, cache: int) -> None:
+    words = command_line(make_machine(image), image, find_binary(), Accelerator.TCG, paused=True, warm=warm)
+    assert words[words.index("-accel") + 1] == f"tcg,tb-size={cache}"
+
+
 def test_a_disk_stays_as_long_as_a_machine_stands_on_it(host: QemuHypervisor, image: ImageManifest) -> None:
     record, machine, late = kept(host, image), wanted(image), wanted(image)
     for one in (machine, late):
